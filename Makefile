@@ -1,0 +1,33 @@
+# Everything a person or CI runs. Each target installs what it needs into .venv and nothing elsewhere.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml scripts/install
+	PYTHON=$(PYTHON) scripts/install $(VENV)
+	touch $(STAMP)
+
+demo: $(STAMP)  ## train base / SFT / RL / hybrid on the embedded model and write one report
+	$(BIN)/temper run recipes/quickstart.toml
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## lint, types, import contract
+	$(BIN)/ruff check temper tests bench examples tools
+	$(BIN)/ruff format --check temper tests bench examples tools
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## side-by-side benchmarks; rows in results/bench
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/proof.py
+	$(BIN)/python bench/grpo.py
+
+clean:
+	rm -rf $(VENV) runs dist build

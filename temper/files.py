@@ -1,0 +1,167 @@
+"""Rows, atomic writes, content hashes and seals: how every result reaches the disk and survives kill -9.
+
+Rows are JSON lines, appended and flushed one batch at a time; a torn last line (the process died inside a write) is dropped on
+reading and overwritten on the next append. Everything else is written to a temporary file beside its target and renamed.
+"""
+
+import errno
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from temper.errors import StorageError
+
+SEAL = "DONE"
+Row = dict[str, Any]
+
+
+def dumps(value: object) -> str:
+    """Canonical JSON: sorted keys, no spaces, NaN refused; equal values give equal bytes.
+
+    A text with half a surrogate pair (a broken endpoint sends one) is written in escapes, since UTF-8 cannot hold it.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if text.isascii() or not any("\ud800" <= ch <= "\udfff" for ch in text):
+        return text
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value's canonical form, as 16 hex digits: short enough for a folder name, 64 bits wide."""
+    return hashlib.sha256(dumps(value).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """One digest over the names and bytes of every file below a folder."""
+    return digest({str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()})
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into one clear line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{path}: the disk is full; every finished row is kept: free some space and run again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content at once: readers see the old text or the new, never a part."""
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises `StorageError` naming file and position if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: not valid JSON ({error})") from None
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Append rows to a JSON-lines file and flush them to the operating system before returning."""
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(path)
+        with path.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file; a torn last line is left out, a damaged one raises."""
+    if not path.exists():
+        return []
+    lines = _text(path).split("\n")
+    whole, tail = lines[:-1], lines[-1]
+    if tail and path.suffix != ".jsonl":
+        whole.append(tail)
+    rows = []
+    for number, line in enumerate(whole, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise StorageError(f"{path}:{number}: not a JSON row ({error.msg}); the rows before it are intact") from None
+    return rows
+
+
+def write_rows_gz(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as gzip with a fixed time stamp, so that equal rows give equal bytes."""
+    body = "".join(dumps(row) + "\n" for row in rows).encode()
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(body, mtime=0))
+
+
+def append_zst(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Append rows as one more zstd frame; frames concatenate, so a crash loses at most the frame under way."""
+    frame = zstandard.ZstdCompressor().compress("".join(dumps(row) + "\n" for row in rows).encode())
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(frame)
+
+
+def seal(folder: Path, note: Mapping[str, object]) -> None:
+    """Mark a folder as complete. Always the last file written; readers trust a folder only if it is there."""
+    write_json(folder / SEAL, note)
+
+
+def sealed(folder: Path) -> bool:
+    return (folder / SEAL).is_file()
+
+
+def _text(path: Path) -> str:
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes()).decode()
+    if path.suffix == ".zst":
+        with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes()), read_across_frames=True) as stream:
+            return stream.read().decode()
+    return path.read_text(encoding="utf-8")
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        body = path.read_bytes()
+        file.truncate(body.rfind(b"\n") + 1)

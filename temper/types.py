@@ -1,0 +1,159 @@
+"""The nouns every part of temper speaks, and the protocols they pass through.
+
+An `Example` is asked, a `Sampler` answers with a `Completion` (reasoning and answer kept apart, always), a `Grader` gives a
+`Score`. Nothing here does work, and this file imports nothing of ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+Better = Literal["high", "low"]
+
+
+class Outcome(StrEnum):
+    """What became of one completion, before anybody judges its content; exactly one applies."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    PARTIAL = "partial"
+    TRUNCATED_IN_THOUGHT = "truncated_in_thought"
+    TRUNCATED_IN_ANSWER = "truncated_in_answer"
+    LOOP = "loop"
+    EMPTY = "empty"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is asked, and where it came from.
+
+    `target` is a verifiable answer or a reference reply. `tags` holds at most one class of `harmful`, `borderline`, `benign`,
+    `reasoning`, plus free tags such as a category. `group` is shared by paraphrases, translations and twins: the unit that
+    splits and bootstraps resample.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    target: str | None = None
+    tags: frozenset[str] = frozenset()
+    source: str = ""
+    license: str = ""
+    language: str = "en"
+    group: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The last user turn, which is what graders compare an answer with."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Cost of one completion. Tokens are counted by the policy's tokenizer; seconds are the sampler's, shared over its batch."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer to one example; `reasoning` and `answer` are never joined.
+
+    `finish` is `stop` (the model ended), `length` (the token cap cut it). `thought` is `none` (no think block at all), `closed`,
+    or `open` (begun and never closed), so that a grader can tell an empty thought from a missing one; `raw` is the exact text
+    that was generated.
+    """
+
+    example: Example
+    answer: str
+    reasoning: str = ""
+    finish: Literal["stop", "length"] = "stop"
+    thought: Literal["none", "closed", "open"] = "none"
+    raw: str = ""
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A grader's opinion. `value` is in [0, 1]; None means *not graded* and is never counted as zero."""
+
+    value: float | None
+    why: str = ""
+    parts: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a run's history. `at` is seconds since the epoch, `kind` a verb in the past tense."""
+
+    at: float
+    kind: str
+    subject: str
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model: the folder of its base weights and, if it was trained, the adapter folder on top of them."""
+
+    base: Path
+    path: Path | None = None
+
+
+class Sampler(Protocol):
+    """Who answers. Returns n completions for each example, in the order of the examples."""
+
+    def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]: ...
+
+
+class Grader(Protocol):
+    """Who has an opinion, in batches. Raises if it fails; abstains with `Score(None)` where it does not apply.
+
+    A grader may carry the attribute `better` ("high", the default, or "low"): which end of its value is the good one.
+    """
+
+    def __call__(self, completions: Sequence[Completion], /) -> list[Score]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A grader under the name a recipe uses, with the identity that keeps a reward from being its own judge.
+
+    `identity` hashes the grader's code or class, its settings and its weights; `weights` is the hash of the weights alone ("" for
+    rules). Both are written to `run.json`. `card` is one line of what was measured about it.
+    """
+
+    name: str
+    grade: Grader
+    identity: str
+    weights: str = ""
+    card: str = ""
+
+    @property
+    def better(self) -> Better:
+        return getattr(self.grade, "better", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What is measured: examples, and the metrics that apply to them (see `prove.metrics`)."""
+
+    name: str
+    examples: tuple[Example, ...]
+    metrics: tuple[str, ...] = ()
+
+
+class Stage(Protocol):
+    """One step of a recipe: reads a checkpoint, writes its own folder, returns the checkpoint it made."""
+
+    def run(self, start: Checkpoint, out: Path) -> Checkpoint: ...
