@@ -1,0 +1,1 @@
+"""Who answers, without torch: scripted (the public test double), replay (stored rows), remote (OpenAI-compatible)."""
