@@ -1,0 +1,1 @@
+"""Pure functions of strings: split, outcome, language, readability, repetition. No model, no file, no state."""
