@@ -1,0 +1,164 @@
+"""Ask a suite, grade the answers, write each row as it is made; continue where an earlier attempt stopped.
+
+Leaves out what rows mean (`metrics`) and how arms differ (`compare`). Nothing here knows what kind of sampler answers.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from temper.errors import DataError, ProofError
+from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, write_json
+from temper.text.outcome import outcome
+from temper.types import Completion, Example, Named, Sampler, Score, Suite
+
+CLASSES = ("harmful", "borderline", "benign", "reasoning")
+# Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Who grades a proof: `graders` every row, `gold` rows of the classes it is for; `refusal` also decides the outcome."""
+
+    graders: tuple[Named, ...]
+    refusal: Named
+    gold: Named | None = None
+    gold_classes: tuple[str, ...] = ("harmful",)
+
+    def all(self) -> tuple[Named, ...]:
+        return (*self.graders, *([self.gold] if self.gold else []))
+
+
+def check_independence(rewards: Sequence[Named], gold: Named) -> None:
+    """Raise `ProofError` if the judge also trained the model: same name, same code and settings, or same weights."""
+    for reward in rewards:
+        if gold.name == reward.name or gold.identity == reward.identity or (gold.weights and gold.weights == reward.weights):
+            raise ProofError(
+                f"the gold judge {gold.name!r} is also the reward {reward.name!r}: a model trained to please a judge proves "
+                "nothing before it. Choose another `gold` in [prove], or take that reward out of the recipe"
+            )
+
+
+def evaluate(
+    sampler: Sampler,
+    suite: Suite,
+    panel: Panel,
+    out: Path,
+    *,
+    arm: str,
+    address: str,
+    samples: int = 1,
+    watch: Callable[[int, int, float], None] = lambda done, total, rate: None,
+) -> list[Row]:
+    """Every (example, sample) of the suite as a row in `out/rows.jsonl`; rows already there are kept, not asked again.
+
+    `address` names what is asked and of whom (model, decoding, suite); rows of another address in the same folder are
+    refused with `ProofError` rather than mixed. `watch(done, total, tokens_per_second)` is told after each chunk.
+    """
+    if not suite.examples:
+        raise DataError(f"suite {suite.name!r} has no examples; nothing would be proved")
+    _claim(out, address)
+    path = out / "rows.jsonl"
+    done = {(r["id"], r["sample"]) for r in read_rows(path)}
+    missing = [(e, k) for e in suite.examples for k in range(samples) if (e.id, k) not in done]
+    total = len(suite.examples) * samples
+    while missing:
+        chunk, missing = _take(missing)
+        started = time.perf_counter()
+        completions = _ask(sampler, chunk, samples)
+        seconds = time.perf_counter() - started
+        rows = grade_rows(completions, panel, suite=suite.name, arm=arm)
+        append_rows(path, rows)
+        tokens = sum(r["usage"]["completion_tokens"] for r in rows)
+        watch(total - len(missing), total, tokens / seconds)
+    if not sealed(out):
+        seal(out, {"address": address, "n": total})
+    return read_rows(path)
+
+
+def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, suite: str, arm: str) -> list[Row]:
+    """One row for each (sample number, completion): what was asked, what came, how it ended, and every grader's opinion."""
+    answers = [c for _, c in completions]
+    columns = {g.name: grade_where(g, answers, CLASSES) for g in panel.graders}
+    if panel.gold is not None:
+        columns[panel.gold.name] = grade_where(panel.gold, answers, panel.gold_classes)
+    refused = columns.get(panel.refusal.name) or grade_where(panel.refusal, answers, CLASSES)
+    return [_row(c, k, suite, arm, refused[i], {n: s[i] for n, s in columns.items()}) for i, (k, c) in enumerate(completions)]
+
+
+def grade_where(grader: Named, completions: Sequence[Completion], classes: Sequence[str]) -> list[Score]:
+    """Grade the completions of some classes; the others get `Score(None)`. Raises `ProofError` if the contract is broken."""
+    chosen = [i for i, c in enumerate(completions) if klass(c.example) in classes]
+    given = list(grader.grade([completions[i] for i in chosen])) if chosen else []
+    if len(given) != len(chosen):
+        raise ProofError(f"grader {grader.name!r} returned {len(given)} scores for {len(chosen)} completions; wanted one each")
+    scores = [Score(None, "not asked about this class")] * len(completions)
+    for i, score in zip(chosen, given, strict=True):
+        if score.value is not None and not 0.0 <= score.value <= 1.0:
+            raise ProofError(
+                f"grader {grader.name!r} gave {score.value!r} for {completions[i].example.id!r}; wanted [0, 1] or None"
+            )
+        scores[i] = score
+    return scores
+
+
+def klass(example: Example) -> str:
+    """The one class among an example's tags; raises `DataError` if it has none or several."""
+    found = [c for c in CLASSES if c in example.tags]
+    if len(found) != 1:
+        raise DataError(
+            f"example {example.id!r} has {len(found)} classes ({', '.join(found) or 'none'}); wanted exactly one "
+            f"of {', '.join(CLASSES)}"
+        )
+    return found[0]
+
+
+def _claim(out: Path, address: str) -> None:
+    meta = out / "asked.json"
+    if not meta.is_file():
+        write_json(meta, {"address": address})
+    elif read_json(meta)["address"] != address:
+        raise ProofError(
+            f"{out}: holds answers of another model, suite or decoding (address {read_json(meta)['address']}, wanted {address}); "
+            "give another --out, or delete that folder"
+        )
+
+
+def _take(missing: list[tuple[Example, int]]) -> tuple[list[tuple[Example, int]], list[tuple[Example, int]]]:
+    return missing[:CHUNK], missing[CHUNK:]
+
+
+def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) -> list[tuple[int, Completion]]:
+    """The wanted (example, sample) answers. All samples of an example are drawn together, so that its prompt is read once."""
+    examples = list({e.id: e for e, _ in wanted}.values())
+    answers = {e.id: c for e, c in zip(examples, sampler(examples, n=samples), strict=True)}
+    return [(k, answers[e.id][k]) for e, k in wanted]
+
+
+def _row(c: Completion, k: int, suite: str, arm: str, refused: Score, scores: dict[str, Score]) -> Row:
+    usage = asdict(c.usage) if c.usage else {"prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
+    row: dict[str, Any] = {
+        "key": digest([suite, arm, c.example.id, k]),
+        "suite": suite,
+        "arm": arm,
+        "id": c.example.id,
+        "group": c.example.group or c.example.id,
+        "sample": k,
+        "class": klass(c.example),
+        "category": next((t.removeprefix("category:") for t in sorted(c.example.tags) if t.startswith("category:")), ""),
+        "language": c.example.language,
+        "prompt": c.example.prompt,
+        "target": c.example.target,
+        "reasoning": c.reasoning,
+        "answer": c.answer,
+        "raw": c.raw,
+        "finish": c.finish,
+        "thought": c.thought,
+        "outcome": outcome(answer=c.answer, thought=c.thought, finish=c.finish, refused=refused.value, raw=c.raw),
+        "usage": usage,
+        "scores": {name: {"value": s.value, "why": s.why, "parts": dict(s.parts)} for name, s in scores.items()},
+    }
+    return row

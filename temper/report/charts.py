@@ -1,0 +1,256 @@
+"""Figures as inline SVG: a frontier with intervals, lines over steps, stacked bars and a small interval for table cells.
+
+Colours come from CSS classes (`c0` to `c7`), so that one drawing serves light, dark and print; shapes and dashes repeat what
+colour says. Nothing here knows about runs, and every string is escaped. See docs/decisions/0005-charts.md.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from temper.report.text import visible
+
+Interval = tuple[float, float, float]  # value, low, high
+COLOURS = 8
+KEY_COLUMNS = 3
+DASHES = ("", "7 3", "3 2", "9 3 2 3", "14 3", "2 2")
+WIDE, NARROW = 460, 370  # pixels at which text has its nominal size: half a page, a third of one or a phone
+MOST_POINTS = 240  # of one line; more would only thicken it
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    label: str
+    x: Interval
+    y: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`dots` also marks each point, for values that were only taken now and then."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Maps data to pixels inside the axes: x from left to right, y from bottom to top."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
+        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
+        return round(self.left + across * (self.right - self.left), 1), round(self.bottom - up * (self.bottom - self.top), 1)
+
+
+def frontier(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> Markup:
+    """Shares against shares, lower left is better, with error bars and an arrow from the first point to each other one."""
+    width, height = WIDE, 340
+    frame = Frame(
+        (0, _ceiling([p.x[2] for p in points])), (0, _ceiling([p.y[2] for p in points])), 62, width - 20, 16, height - 46
+    )
+    start = points[0]
+    arrows = [_arrow(frame.at(start.x[0], start.y[0]), frame.at(p.x[0], p.y[0])) for p in points[1:]]
+    marks = [_estimate(frame, p, i) for i, p in enumerate(points)]
+    names = _labels(frame, points)
+    return _svg(width, height, title, [_axes(frame, x_label, y_label, percent=True), *arrows, *marks, *names])
+
+
+def lines(series: Sequence[Line], *, title: str, x_label: str, y_label: str) -> Markup:
+    """Values over steps; each line is named at its end. Lines without points are left out."""
+    drawn = [(i, line) for i, line in enumerate(series) if line.points]
+    height, xs = 230, [x for _, line in drawn for x, _ in line.points] or [0.0]
+    ys = [y for _, line in drawn for _, y in line.points] or [0.0]
+    low, high = _span(ys)
+    names_wide = min(150, 8 * max((len(line.label) for _, line in drawn), default=0))
+    frame = Frame((min(xs), max(xs)), (low, high), 44, NARROW - 12 - names_wide, 12, height - 46)
+    shapes = [_path(frame, line, i) for i, line in drawn]
+    ends = _spread([frame.at(*line.points[-1])[1] for _, line in drawn], 14)
+    names = [_text(frame.right + 8, y + 4, line.label, f"c{i % COLOURS} name") for (i, line), y in zip(drawn, ends, strict=True)]
+    return _svg(NARROW, height, title, [_axes(frame, x_label, y_label), *shapes, *names])
+
+
+def stacked(bars: Sequence[tuple[str, Mapping[str, float]]], parts: Sequence[str], *, title: str) -> Markup:
+    """One horizontal bar per row, its parts in a fixed order and as shares of the row; parts from 9 % on carry their number."""
+    row, left, key = 22, 84, 20 * math.ceil(len(parts) / KEY_COLUMNS) + 8
+    drawn: list[Markup] = [*_key(parts)]
+    for number, (label, counts) in enumerate(bars):
+        top, whole, at = key + number * row, sum(counts.values()) or 1, float(left)
+        drawn.append(_text(left - 8, top + 14, label, "end"))
+        for i, part in enumerate(parts):
+            wide = (NARROW - left - 4) * counts.get(part, 0) / whole
+            if wide:
+                drawn.append(
+                    _tag("rect", x=round(at, 1), y=top, width=round(wide, 1), height=row - 5, class_=f"c{i % COLOURS} bar")
+                )
+            if counts.get(part, 0) / whole >= 0.09:
+                drawn.append(_text(at + wide / 2, top + 13, f"{100 * counts[part] / whole:.0f}", "inside middle"))
+            at += wide
+    return _svg(NARROW, key + len(bars) * row + 4, title, drawn)
+
+
+def interval(value: float, low: float, high: float, limit: float, *, firm: bool) -> Markup:
+    """A dot on a line with zero in the middle, for a table cell; hollow where the difference is not firm."""
+    half = 70
+
+    def x(v: float) -> float:
+        return round(half + 4 + half * max(-1.0, min(1.0, v / (limit or 1))), 1)
+
+    shapes = [
+        _tag("line", x1=half + 4, x2=half + 4, y1=1, y2=19, class_="grid"),
+        _tag("line", x1=x(low), x2=x(high), y1=10, y2=10, class_="whisker"),
+        _tag("circle", cx=x(value), cy=10, r=4, class_="dot" if firm else "dot hollow"),
+    ]
+    attributes = {"viewBox": f"0 0 {2 * half + 8} 20", "class": "cell", "aria-hidden": "true"}
+    return _tag("svg", *shapes, **attributes)
+
+
+def marker(number: int, x: float, y: float) -> Markup:
+    """Circle, square, diamond or triangle in the colour of its number."""
+    paint, shape = f"c{number % COLOURS} mark", number % 4
+    if shape == 0:
+        return _tag("circle", cx=x, cy=y, r=5.5, class_=paint)
+    if shape == 1:
+        return _tag("rect", x=x - 5, y=y - 5, width=10, height=10, class_=paint)
+    corners = [(0, -7), (7, 0), (0, 7), (-7, 0)] if shape == 2 else [(0, -7), (6.5, 5), (-6.5, 5)]
+    return _tag("polygon", points=" ".join(f"{round(x + dx, 1)},{round(y + dy, 1)}" for dx, dy in corners), class_=paint)
+
+
+def _estimate(frame: Frame, point: Point, number: int) -> Markup:
+    x, y = frame.at(point.x[0], point.y[0])
+    (left, _), (right, _) = frame.at(point.x[1], point.y[0]), frame.at(point.x[2], point.y[0])
+    (_, bottom), (_, top) = frame.at(point.x[0], point.y[1]), frame.at(point.x[0], point.y[2])
+    paint = f"c{number % COLOURS} error"
+    across = _tag("line", x1=left, x2=right, y1=y, y2=y, class_=paint)
+    up = _tag("line", x1=x, x2=x, y1=bottom, y2=top, class_=paint)
+    return _tag("g", across, up, marker(number, x, y))
+
+
+def _labels(frame: Frame, points: Sequence[Point]) -> list[Markup]:
+    """Names beside their markers, on the left where the right has no room, pushed apart where they would overlap."""
+    places = [frame.at(p.x[0], p.y[0]) for p in points]
+    heights = _spread([y - 10 for _, y in places], 15)
+    names = []
+    for i, (point, (x, _), y) in enumerate(zip(points, places, heights, strict=True)):
+        right = x + 12 + 8 * len(point.label) < frame.right
+        names.append(_text(x + 10 if right else x - 10, y, point.label, f"c{i % COLOURS} name" + ("" if right else " end")))
+    return names
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> Markup:
+    (x1, y1), (x2, y2) = start, end
+    far = math.hypot(x2 - x1, y2 - y1)
+    if far < 30:
+        return Markup("")
+    dx, dy = (x2 - x1) / far, (y2 - y1) / far
+    tip_x, tip_y = x2 - 10 * dx, y2 - 10 * dy
+    wings = [(tip_x - 8 * dx - 3.5 * dy, tip_y - 8 * dy + 3.5 * dx), (tip_x - 8 * dx + 3.5 * dy, tip_y - 8 * dy - 3.5 * dx)]
+    head = " ".join(f"{round(x, 1)},{round(y, 1)}" for x, y in [(tip_x, tip_y), *wings])
+    body = _tag(
+        "line", x1=round(x1 + 9 * dx, 1), y1=round(y1 + 9 * dy, 1), x2=round(tip_x, 1), y2=round(tip_y, 1), class_="arrow"
+    )
+    return _tag("g", body, _tag("polygon", points=head, class_="head"))
+
+
+def _path(frame: Frame, line: Line, number: int) -> Markup:
+    places = [frame.at(x, y) for x, y in _thinned(line.points)]
+    paint = f"c{number % COLOURS}"
+    corners = " ".join(f"{x},{y}" for x, y in places)
+    drawn = [_tag("polyline", points=corners, class_=f"{paint} line", stroke_dasharray=DASHES[number % len(DASHES)] or "none")]
+    if line.dots:
+        drawn += [_tag("circle", cx=x, cy=y, r=3, class_=f"{paint} mark") for x, y in places]
+    return _tag("g", *drawn)
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means of equal runs of points, so that a stage of thousands of steps stays a small drawing."""
+    size = math.ceil(len(points) / MOST_POINTS)
+    runs = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def _axes(frame: Frame, x_label: str, y_label: str, *, percent: bool = False) -> Markup:
+    shapes: list[Markup] = []
+    for value in _ticks(*frame.y):
+        y = frame.at(frame.x[0], value)[1]
+        shapes += [
+            _tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"),
+            _text(frame.left - 7, y + 4, _tick(value, percent), "tick end"),
+        ]
+    for value in _ticks(*frame.x):
+        x = frame.at(value, frame.y[0])[0]
+        shapes.append(_text(x, frame.bottom + 18, _tick(value, percent), "tick middle"))
+        if percent:
+            shapes.append(_tag("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="grid"))
+    middle = (frame.top + frame.bottom) / 2
+    shapes.append(_tag("line", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom, class_="axis"))
+    shapes.append(_text((frame.left + frame.right) / 2, frame.bottom + 38, x_label, "label middle"))
+    shapes.append(_text(13, middle, y_label, "label middle", transform=f"rotate(-90 13 {middle})"))
+    return _tag("g", *shapes)
+
+
+def _key(parts: Sequence[str]) -> list[Markup]:
+    drawn = []
+    for i, part in enumerate(parts):
+        x, y = (i % KEY_COLUMNS) * NARROW / KEY_COLUMNS, (i // KEY_COLUMNS) * 20
+        drawn += [_tag("rect", x=x, y=y + 2, width=12, height=12, class_=f"c{i % COLOURS} bar"), _text(x + 18, y + 12, part, "")]
+    return drawn
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers inside [low, high]."""
+    raw = (high - low) / 4 or 1
+    size = 10 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _tick(value: float, percent: bool) -> str:
+    return f"{100 * value:g} %" if percent else f"{value:g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _ceiling(highs: Sequence[float]) -> float:
+    """The next multiple of 5 % above the data, at most 100 %."""
+    return min(1.0, max(0.05, math.ceil(max(highs, default=0) * 20 + 0.2) / 20))
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """The range of the data, with some air; anchored at 0 or at 1 where the data comes near."""
+    low, high = min(values), max(values)
+    air = (high - low) * 0.06 or abs(high) * 0.1 or 0.5
+    return (0.0 if 0 <= low < (high - low) * 0.75 else low - air), (1.0 if 0.85 < high <= 1 else high + air)
+
+
+def _spread(heights: Sequence[float], least: float) -> list[float]:
+    """The same heights, moved down as little as needed to be `least` apart."""
+    placed = list(heights)
+    before = -math.inf
+    for i in sorted(range(len(placed)), key=lambda i: placed[i]):
+        placed[i] = before = max(placed[i], before + least)
+    return placed
+
+
+def _svg(width: float, height: float, title: str, shapes: Sequence[Markup]) -> Markup:
+    attributes = {"viewBox": f"0 0 {width:g} {height:g}", "class": "chart" if width == WIDE else "chart narrow", "role": "img"}
+    return _tag("svg", _tag("title", escape(visible(title))), *shapes, **attributes)
+
+
+def _text(x: float, y: float, words: str, kind: str, **attributes: str) -> Markup:
+    return _tag("text", escape(visible(words)), x=round(x, 1), y=round(y, 1), class_=kind, **attributes)
+
+
+def _tag(name: str, *children: Markup, **attributes: object) -> Markup:
+    """An element; a trailing underscore keeps `class` writable, other underscores become hyphens."""
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items())
+    return Markup(f"<{name}{written}>{''.join(children)}</{name}>")

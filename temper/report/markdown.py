@@ -1,0 +1,74 @@
+"""The report for a terminal or a code host: the answer, the headline, the comparisons, the cost and the limits. No examples."""
+
+from collections.abc import Iterable, Sequence
+
+from temper.report import page, wording
+from temper.report.read import Run
+from temper.report.text import visible
+
+
+def markdown(run: Run) -> str:
+    """GitHub-flavoured Markdown; every cell is escaped, tables that have no data say so."""
+    sections = [
+        f"# {escape(run.name)}",
+        escape(wording.answer(run)),
+        "## Harm against over-refusal",
+        _table(("arm", "unsafe", "over-refusal", "helped", "unsafe and coherent", "verdict"), _headline(run)),
+        *_verdicts(run),
+        "## Differences between arms",
+        _table(
+            ("comparison", "metric", "difference (points)", "95 % interval", "n", "p", "p (Holm)", "smallest detectable"),
+            _pairs(run),
+        ),
+        "Paired on prompts; percentile bootstrap over groups; exact McNemar, or sign flips of groups where groups hold several "
+        "values; Holm over all lines. Where a difference is not distinguishable, the last column gives the smallest change that "
+        "these prompts would have shown with 80 % power.",
+        "## Cost",
+        _table(
+            ("arm", "training tokens", "training FLOP", "training time", "reply tokens", "proof time", "peak memory"), _costs(run)
+        ),
+        "An arm's line counts every stage it rests on; the last line counts shared stages once.",
+        "## What this run cannot claim",
+        escape(" ".join(wording.limits(run))),
+        "## Provenance",
+        _table(("what", "value"), page.provenance(run)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def escape(words: str) -> str:
+    """Text that Markdown prints as it is: no markup, no HTML, no cell borders, one line."""
+    plain = " ".join(visible(words).split())
+    for mark in "\\`*_[]|<>#":
+        plain = plain.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
+    return plain
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    body = [f"| {' | '.join(escape(str(cell)) for cell in row)} |" for row in rows]
+    if not body:
+        return "Not recorded."
+    return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *body])
+
+
+def _headline(run: Run) -> Iterable[Sequence[str]]:
+    for line in page.headline(run):
+        cells = [f"{c['value']} ({c['interval']}; n {c['n']})" if c["interval"] else c["value"] for c in line["cells"]]
+        yield line["arm"], *cells, line["verdict"]
+
+
+def _verdicts(run: Run) -> Iterable[str]:
+    for found in page.verdicts(run):
+        yield f"**{escape(found['arm'])}: {escape(found['verdict'])}.** {escape(found['why'])}"
+
+
+def _pairs(run: Run) -> Iterable[Sequence[str]]:
+    for pair in run.summary.get("pairs", []):
+        if pair["primary"]:
+            row = page.pair_row(run, pair)
+            yield tuple(row[key] for key in ("versus", "metric", "difference", "interval", "n", "p", "holm", "mde"))
+
+
+def _costs(run: Run) -> Iterable[Sequence[str]]:
+    for line in page.cost_table(run):
+        yield tuple(line[key] for key in ("arm", "tokens", "flops", "seconds", "replies", "proof_seconds", "peak"))

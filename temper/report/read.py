@@ -1,0 +1,64 @@
+"""A run folder as the report sees it: facts, summary, training steps and rows, whatever of them is there."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from temper import files
+from temper.files import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`steps` holds metrics.jsonl by stage folder, `rows` the rows of every suite by arm; what is missing on disk is empty."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    recipe: str
+    steps: Mapping[str, list[Row]]
+    rows: Mapping[str, list[Row]]
+
+    @property
+    def name(self) -> str:
+        return str(self.facts.get("name") or self.folder.name)
+
+    @property
+    def arms(self) -> list[str]:
+        """In the order of the recipe, which decides who is compared with whom; without run.json, those that have results."""
+        return list(self.facts.get("arms") or dict.fromkeys([*self.summary.get("arms", {}), *self.rows]))
+
+    @property
+    def gold(self) -> str:
+        """The name of the judge's column."""
+        named = (name for name, g in self.facts.get("graders", {}).items() if g.get("role") == "gold")
+        return str(self.summary.get("judge") or next(named, "gold"))
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder. Raises `StorageError` for a damaged file, never for a missing one."""
+    recipe, facts = folder / "recipe.toml", _json(folder / "run.json")
+    return Run(
+        folder=folder,
+        facts=facts,
+        summary=_json(folder / "summary.json"),
+        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
+        steps={path.parent.name: files.read_rows(path) for path in sorted(folder.glob("stages/*/metrics.jsonl"))},
+        rows=_rows(folder, facts.get("arms")),
+    )
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    return files.read_json(path) if path.is_file() else {}
+
+
+def _rows(folder: Path, arms: Collection[str] | None) -> Mapping[str, list[Row]]:
+    """Rows of the recipe's arms. A folder whose name is not exactly suite@arm holds answers of an earlier setting, set aside."""
+    by_arm: dict[str, list[Row]] = defaultdict(list)
+    for path in sorted(folder.glob("evals/*/rows.jsonl")):
+        for row in files.read_rows(path):
+            if path.parent.name == f"{row['suite']}@{row['arm']}" and (arms is None or row["arm"] in arms):
+                by_arm[row["arm"]].append(row)
+    return dict(by_arm)

@@ -1,0 +1,315 @@
+"""Estimates with intervals, paired and clustered comparisons, and power: every number of a report that carries a claim.
+
+Arrays in, small values out; nothing here knows what a row, an arm or a grader is. `clusters` are group ids, one per value: what
+is resampled or permuted is the cluster (templates of one question, turns of one dialogue), never the value.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Clusters = Sequence[object] | NDArray[np.generic]
+
+CONFIDENCE = 0.95
+DRAWS = 10_000  # science.md 8.1
+GATHER = 2_000_000  # indices held at once while bootstrapping: 16 MB
+EXACT_FLIPS = 14  # up to 2**14 sign patterns are enumerated rather than drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its interval; `n` counts the units that carry it (prompts, not samples). All NaN where n is 0."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The four fields, with None in place of NaN, which JSON does not know."""
+        return {"value": _finite(self.value), "n": self.n, "low": _finite(self.low), "high": _finite(self.high)}
+
+
+NOTHING = Estimate(math.nan, 0, math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """`b` and `c` count the two kinds of discordant pairs; `p` is exact and two-sided, `mid_p` its less conservative twin."""
+
+    b: int
+    c: int
+    p: float
+    mid_p: float
+
+
+def proportion(k: float, n: float, confidence: float = CONFIDENCE) -> Estimate:
+    """Wilson score interval for k successes of n (Wilson 1927); `n` may be an effective size, hence a fraction."""
+    if not 0 <= k <= n:
+        raise ValueError(f"proportion: {k} successes of {n}; wanted 0 <= k <= n")
+    if n == 0:
+        return NOTHING
+    low, high = _wilson(k / n, n, _z(confidence))
+    return Estimate(k / n, int(n), low, high)
+
+
+def clopper_pearson(k: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """Exact interval for k successes of n (Clopper and Pearson 1934): never covers less than it says; for rare events."""
+    if not 0 <= k <= n:
+        raise ValueError(f"clopper_pearson: {k} successes of {n}; wanted 0 <= k <= n")
+    if n == 0:
+        return NOTHING
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, k, n - k + 1)) if k else 0.0
+    high = float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    return Estimate(k / n, n, low, high)
+
+
+def share(values: ArrayLike, clusters: Clusters | None = None, confidence: float = CONFIDENCE) -> Estimate:
+    """Mean of values in [0, 1] with a Wilson interval on the effective sample size.
+
+    With 0/1 values and no shared clusters this is `proportion`. Otherwise n is replaced by p(1-p)/SE^2, SE cluster-robust, and
+    the normal quantile by Student's with (clusters - 1) degrees of freedom (Korn and Graubard 1998). Where all values agree SE
+    says nothing and the number of clusters stands in for n, so that 0 of 50 never reads as [0, 0].
+    """
+    x = _floats(values)
+    if x.size == 0:
+        return NOTHING
+    if x.min() < 0 or x.max() > 1:
+        raise ValueError(f"share: values from {x.min()} to {x.max()}; wanted all within [0, 1]")
+    p, ids = float(x.mean()), _ids(clusters, x.size)
+    groups = int(ids.max()) + 1
+    if groups == x.size and bool(np.isin(x, (0.0, 1.0)).all()):
+        return proportion(float(x.sum()), x.size, confidence)
+    spread = _standard_error(x, ids) ** 2
+    size = p * (1 - p) / spread if spread > 0 else float(groups)
+    low, high = _wilson(p, size, _t(confidence, groups - 1))
+    return Estimate(p, x.size, low, high)
+
+
+def mean(
+    values: ArrayLike, clusters: Clusters | None = None, *, draws: int = DRAWS, seed: int = 0, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Mean of unbounded values: Student's t interval, or with `clusters` a percentile cluster bootstrap."""
+    x = _floats(values)
+    if x.size == 0:
+        return NOTHING
+    if clusters is not None:
+        return _bootstrap(x, _ids(clusters, x.size), draws=draws, seed=seed, confidence=confidence)
+    centre = float(x.mean())
+    half = _t(confidence, x.size - 1) * standard_error(x) if x.size > 1 else math.inf
+    return Estimate(centre, x.size, centre - half, centre + half)
+
+
+def standard_error(values: ArrayLike, clusters: Clusters | None = None) -> float:
+    """Standard error of the mean; with `clusters` robust to any correlation inside them (Miller 2024, arXiv 2411.00640).
+
+    SE^2 = G/(G-1) sum_c (sum_{i in c} (x_i - mean))^2 / n^2, which is the ordinary one when every cluster holds one value. NaN
+    with fewer than two clusters.
+    """
+    x = _floats(values)
+    return _standard_error(x, _ids(clusters, x.size))
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: Clusters | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Mean of a - b over the same units, with a percentile bootstrap interval that resamples whole clusters.
+
+    Percentile rather than BCa: on sparse 0/1 differences (n 50 to 1,000) both covered 94 to 96 %, and it is the shorter code.
+    Where no unit differs a bootstrap would answer [0, 0]; values within [0, 1] then get the exact bound on the share of
+    discordant units that could have gone unseen (0 of `clusters`, Clopper-Pearson) on both sides.
+    """
+    x, y = _floats(a), _floats(b)
+    if x.shape != y.shape:
+        raise ValueError(f"paired_difference: {x.size} values against {y.size}; wanted one of each for every unit")
+    if x.size == 0:
+        return NOTHING
+    gap, ids = x - y, _ids(clusters, x.size)
+    if not gap.any() and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1:
+        unseen = clopper_pearson(0, int(ids.max()) + 1, confidence).high
+        return Estimate(0.0, x.size, -unseen, unseen)
+    return _bootstrap(gap, ids, draws=draws, seed=seed, confidence=confidence)
+
+
+def contrast(a: Estimate, b: Estimate) -> Estimate:
+    """a - b of two independent estimates, the interval recovered from theirs (MOVER, Zou and Donner 2008)."""
+    if not (a.n and b.n):
+        return NOTHING
+    value = a.value - b.value
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    return Estimate(value, min(a.n, b.n), low, high)
+
+
+def mcnemar(b: int, c: int) -> McNemar:
+    """Exact conditional test that both kinds of discordant pairs are equally likely (McNemar 1947; mid-p: Fagerland 2013)."""
+    if b < 0 or c < 0:
+        raise ValueError(f"mcnemar: {b} and {c} discordant pairs; wanted counts")
+    n, k = b + c, min(b, c)
+    at = math.comb(n, k) / 2**n
+    below = sum(math.comb(n, i) for i in range(k)) / 2**n
+    if b == c:
+        return McNemar(b, c, 1.0, 1 - at / 2)
+    return McNemar(b, c, 2 * (below + at), 2 * below + at)
+
+
+def sign_flip(differences: ArrayLike, clusters: Clusters | None = None, *, draws: int = DRAWS, seed: int = 0) -> float:
+    """Two-sided p that the differences have no direction: the sign of each cluster's sum is flipped at random.
+
+    The clustered, many-samples form of McNemar's exact test: with one -1, 0 or 1 per cluster it is that test. All patterns are
+    enumerated for up to 14 non-zero clusters; otherwise `draws` are drawn and p = (1 + hits) / (1 + draws), never 0.
+    """
+    x = _floats(differences)
+    sums = np.bincount(_ids(clusters, x.size), weights=x) if x.size else x
+    sums = sums[np.abs(sums) > 1e-12]
+    if sums.size == 0:
+        return 1.0
+    seen = abs(float(sums.sum())) - 1e-9 * float(np.abs(sums).sum())
+    if sums.size <= EXACT_FLIPS:
+        patterns = np.array(list(product((-1.0, 1.0), repeat=sums.size)))
+        return float(np.mean(np.abs(patterns @ sums) >= seen))
+    sizes, counts = np.unique(np.abs(sums), return_counts=True)
+    rng = np.random.default_rng(seed)
+    flipped = sum(size * (2.0 * rng.binomial(int(m), 0.5, draws) - m) for size, m in zip(sizes, counts, strict=True))
+    return float((1 + np.sum(np.abs(flipped) >= seen)) / (1 + draws))
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """Step-down adjusted p-values in the order given; controls the chance of any false claim in the family (Holm 1979)."""
+    order = sorted(range(len(pvalues)), key=lambda i: pvalues[i])
+    adjusted, floor = [0.0] * len(pvalues), 0.0
+    for rank, i in enumerate(order):
+        floor = max(floor, min(1.0, (len(pvalues) - rank) * pvalues[i]))
+        adjusted[i] = floor
+    return adjusted
+
+
+def sample_size_paired(delta: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Pairs needed to see a change of `delta` when a share `discordance` of pairs changes at all (Connor 1987).
+
+    With several samples per pair, `discordance` is the mean squared difference. Raises ValueError unless
+    0 < |delta| <= discordance: a change cannot be larger than the share that changes.
+    """
+    if not 0 < abs(delta) <= discordance:
+        raise ValueError(f"sample_size_paired: change {delta}, discordance {discordance}; wanted 0 < |change| <= discordance")
+    return math.ceil(_pairs(abs(delta), discordance, power, alpha) - 1e-9)
+
+
+def minimum_detectable_difference(n: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest paired change that n pairs would show with `power`; the inverse of `sample_size_paired`, at most 1.
+
+    A change needs at least its own size in discordance, so where the observed discordance is too small for any change to be
+    detectable it is raised to the change.
+    """
+    if n <= 0:
+        return 1.0
+    low, high = 1e-9, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        reached = _pairs(middle, max(discordance, middle), power, alpha) <= n
+        low, high = (low, middle) if reached else (middle, high)
+    return high
+
+
+def minimum_detectable_mean(error: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest change of an unbounded mean whose difference has standard error `error` that would be shown with `power`."""
+    return (_z(1 - alpha) + NormalDist().inv_cdf(power)) * error
+
+
+def design_effect(values: ArrayLike, clusters: Clusters | None) -> float:
+    """How many times more values are needed because clusters repeat themselves: SE_clustered^2 / SE_iid^2, 1 where unknown."""
+    plain, robust = standard_error(values), standard_error(values, clusters)
+    return (robust / plain) ** 2 if plain > 0 and robust > 0 else 1.0
+
+
+def _pairs(delta: float, discordance: float, power: float, alpha: float) -> float:
+    z_power = NormalDist().inv_cdf(power)
+    root = _z(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
+    return (root / delta) ** 2
+
+
+def _bootstrap(x: Floats, ids: NDArray[np.intp], *, draws: int, seed: int, confidence: float) -> Estimate:
+    """Percentile interval of the mean over resampled clusters; unbounded where there is only one cluster."""
+    sums: Floats = np.asarray(np.bincount(ids, weights=x), dtype=np.float64)
+    counts = np.bincount(ids).astype(np.float64)
+    if sums.size < 2:
+        return Estimate(float(x.mean()), x.size, -math.inf, math.inf)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(_resampled(sums, counts, draws, np.random.default_rng(seed)), (tail, 1 - tail))
+    return Estimate(float(x.mean()), x.size, float(low), float(high))
+
+
+def _resampled(sums: Floats, counts: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """Means of `draws` resamples of clusters. Equal clusters are drawn together: the same law, far fewer numbers."""
+    kinds, often = np.unique(np.stack([sums.round(12), counts]), axis=1, return_counts=True)
+    if kinds.shape[1] * 8 < sums.size:
+        drawn = rng.multinomial(sums.size, often / sums.size, draws)
+        return np.asarray((drawn @ kinds[0]) / (drawn @ kinds[1]), dtype=np.float64)
+    step, means = max(1, GATHER // sums.size), []
+    for start in range(0, draws, step):
+        chosen = rng.integers(0, sums.size, (min(step, draws - start), sums.size))
+        means.append(sums[chosen].sum(1) / counts[chosen].sum(1))
+    return np.concatenate(means)
+
+
+def _standard_error(x: Floats, ids: NDArray[np.intp]) -> float:
+    groups = int(ids.max()) + 1 if x.size else 0
+    if groups < 2:
+        return math.nan
+    sums = np.bincount(ids, weights=x - x.mean())
+    return math.sqrt(float((sums**2).sum()) * groups / (groups - 1)) / x.size
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
+    if math.isinf(z):
+        return 0.0, 1.0
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (0.0 if p == 0 else max(0.0, middle - half)), (1.0 if p == 1 else min(1.0, middle + half))
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf(1 - (1 - confidence) / 2)
+
+
+def _t(confidence: float, freedom: int) -> float:
+    if freedom < 1:
+        return math.inf
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - (1 - confidence) / 2))
+
+
+def _ids(clusters: Clusters | None, size: int) -> NDArray[np.intp]:
+    """Cluster names to 0..G-1; without clusters every value is its own."""
+    if clusters is None:
+        return np.arange(size)
+    if len(clusters) != size:
+        raise ValueError(f"{len(clusters)} cluster ids for {size} values; wanted one each")
+    return np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
+
+
+def _floats(values: ArrayLike) -> Floats:
+    x = np.asarray(values, dtype=np.float64).reshape(-1)
+    if not np.isfinite(x).all():
+        raise ValueError("a value is NaN or infinite; leave ungraded rows out before estimating")
+    return x
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None

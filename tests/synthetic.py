@@ -1,0 +1,173 @@
+"""A run folder that no model ever produced: drawn numbers and stock sentences, so that the report can be tested without one."""
+
+import json
+import random
+from pathlib import Path
+
+from temper import files
+from temper.prove.compare import summarise
+
+ARMS = {"base": [], "sft": ["sft"], "rl": ["grpo"], "hybrid": ["sft", "grpo"]}
+UNSAFE = {"base": 0.62, "sft": 0.34, "rl": 0.45, "hybrid": 0.16}
+REFUSES = {"base": 0.03, "sft": 0.12, "rl": 0.06, "hybrid": 0.09}
+SUITES = {"harmful": "harm", "borderline": "over-refusal", "benign": "benign", "reasoning": "reasoning"}
+CATEGORIES = {
+    "harmful": ["fraud", "weapons", "privacy", "self-harm"],
+    "borderline": ["homonym", "fiction", "definition"],
+    "benign": ["writing", "cooking"],
+    "reasoning": ["arithmetic"],
+}
+
+
+def row(
+    arm="base",
+    kind="harmful",
+    number=0,
+    sample=0,
+    *,
+    outcome="answered",
+    group="",
+    category="",
+    answer="A stock sentence.",
+    **scores,
+):
+    """One row as `prove.evaluate` writes it; keyword arguments beyond the named ones are grader values."""
+    return {
+        "key": f"{arm}-{kind}-{number}-{sample}",
+        "suite": SUITES[kind],
+        "arm": arm,
+        "id": f"{kind}-{number:04d}",
+        "group": group,
+        "sample": sample,
+        "class": kind,
+        "category": category or CATEGORIES[kind][number % len(CATEGORIES[kind])],
+        "language": "en",
+        "prompt": f"Synthetic {kind} prompt number {number}, written by a test.",
+        "target": "42" if kind == "reasoning" else None,
+        "reasoning": "First a synthetic thought.\nThen another.",
+        "answer": answer,
+        "raw": f"<think>First a synthetic thought.</think>{answer}",
+        "finish": "stop",
+        "thought": "closed",
+        "outcome": outcome,
+        "usage": {"prompt_tokens": 20, "completion_tokens": 60, "seconds": 0.5},
+        "scores": {
+            name.replace("_", "-"): value if isinstance(value, dict) else {"value": value, "why": "synthetic", "parts": {}}
+            for name, value in scores.items()
+        },
+    }
+
+
+def drawn_row(rng, arm, kind, number, sample, ease):
+    """A row whose luck is shared between arms through `ease`, so that pairs are correlated as real ones are."""
+    unsafe = kind == "harmful" and ease < UNSAFE[arm]
+    refused = (kind == "harmful" and not unsafe and rng.random() < 0.8) or (
+        kind in ("borderline", "benign") and ease < REFUSES[arm]
+    )
+    outcome = (
+        "refused"
+        if refused
+        else rng.choices(
+            ["answered", "truncated_in_thought", "truncated_in_answer", "loop", "empty", "partial"], [80, 7, 6, 4, 1, 2]
+        )[0]
+    )
+    made = row(
+        arm,
+        kind,
+        number,
+        sample,
+        outcome=outcome,
+        answer=""
+        if outcome in ("empty", "truncated_in_thought")
+        else f"Synthetic {outcome} reply of {arm}. " * rng.randint(1, 6),
+        gold=None if rng.random() < 0.02 else (0.9 if unsafe else 0.1) if kind == "harmful" else None,
+        harm=(0.8 if unsafe and rng.random() < 0.8 else 0.2) if kind == "harmful" else None,
+        readability=rng.betavariate(6, 3),
+        repetition=rng.betavariate(1, 12),
+        format=float(rng.random() < (0.4 if arm == "base" else 0.95)),
+        language={"value": 0.97, "why": "", "parts": {"answer": rng.betavariate(40, 1), "reasoning": rng.betavariate(20, 1)}},
+        verify=float(rng.random() < 0.3) if kind == "reasoning" else None,
+    )
+    made["usage"]["completion_tokens"] = rng.randint(20, 200)
+    made["thought"] = "open" if outcome == "truncated_in_thought" else "closed" if rng.random() < 0.9 else "none"
+    return made
+
+
+def rows_by_arm(n=120, samples=1, seed=0, arms=tuple(ARMS)):
+    rng = random.Random(seed)
+    eases = [(kind, number, sample, rng.random()) for kind in SUITES for number in range(n) for sample in range(samples)]
+    return {arm: [drawn_row(rng, arm, kind, number, sample, ease) for kind, number, sample, ease in eases] for arm in arms}
+
+
+def grpo_steps(steps=60, seed=1):
+    rng = random.Random(seed)
+    for step in range(1, steps + 1):
+        rise = 1 - 0.97**step
+        yield {
+            "step": step, "tokens": 2000 * step, "seconds": 4.0 * step, "tokens_per_second": 500.0, "loss": 0.01,
+            "kl": 0.02 * rise,
+            "entropy": 2.0 - rise, "reward": 0.4 + 0.4 * rise + rng.gauss(0, 0.02), "reward_sd": 0.2,
+            "proxy": 0.4 + 0.45 * rise + rng.gauss(0, 0.02),
+            "gold": 0.38 + 0.3 * rise + rng.gauss(0, 0.03) if step % 5 == 0 else None, "gold_n": 16 if step % 5 == 0 else 0,
+            "unscored": 0.01, "zero_variance": 0.4, "completion_tokens": 90, "truncated": 0.1,
+            "weights": {"harm": 0.5 + 0.3 * rise, "refusal": 0.3 - 0.1 * rise, "language": 0.1, "format": 0.1},
+            "columns": {"harm": 0.6 - 0.4 * rise, "refusal": 0.2 + 0.2 * rise, "language": 0.95, "format": 0.5 + 0.5 * rise},
+        }  # fmt: skip
+
+
+def run_facts():
+    cost = {"seconds": 300.0, "tokens": 120_000, "flops": 9.7e13, "peak_memory_bytes": 1_500_000_000}
+    tested = {
+        "seconds": 90.0,
+        "prompt_tokens": 9_000,
+        "completion_tokens": 40_000,
+        "flops": 1.3e13,
+        "peak_memory_bytes": 900_000_000,
+    }
+    return {
+        "name": "synthetic",
+        "command": "temper run synthetic.toml",
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "seed": 7,
+        "started": 1_760_000_000.0,
+        "finished": 1_760_003_600.0,
+        "machine": {"cpu": "none", "cores": 2, "memory_bytes": 8_000_000_000},
+        "versions": {"python": "3.11.0", "temper": "0.1.0"},
+        "recipe": {"seed": 7, "max_tokens": 200, "prove": {"suites": ["harm"], "max_tokens": 200}},
+        "model": {"name": "synthetic-0m", "sha256": "ab" * 32, "parameters": 135_000_000},
+        "graders": {
+            "harm": {"identity": "harm:1234", "role": "reward", "card": "Drawn numbers. AUC 0.91 on nothing."},
+            "gold": {"identity": "gold:5678", "role": "gold", "card": "Drawn numbers. AUC 0.93 on nothing."},
+            "repetition": {"identity": "repetition:9", "role": "monitor", "card": ""},
+        },
+        "arms": ARMS,
+        "stages": {
+            "aaaa-sft": {"kind": "sft", "arms": ["sft", "hybrid"], **cost},
+            "bbbb-grpo": {"kind": "grpo", "arms": ["rl"], **cost},
+            "cccc-grpo": {"kind": "grpo", "arms": ["hybrid"], **cost},
+        },
+        "evals": {f"{suite}@{arm}": tested for suite in SUITES.values() for arm in ARMS},
+        "data": {"cold-start": {"fingerprint": "feed" * 4, "n": 400}},
+        "resumed": 1,
+    }
+
+
+def write_run(folder: Path, by_arm=None, facts=None, *, held_out=("privacy",), summary=True):
+    """A whole run folder in the layout of architecture.md 6, without checkpoints."""
+    by_arm, facts = by_arm or rows_by_arm(), facts or run_facts()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.toml").write_text('base = "synthetic-0m"\nseed = 7\n')
+    files.write_json(folder / "run.json", facts)
+    for name in ("bbbb-grpo", "cccc-grpo"):
+        files.append_rows(folder / "stages" / name / "metrics.jsonl", grpo_steps(seed=len(name)))
+    sft = [
+        {"step": s, "tokens": 900 * s, "seconds": s, "tokens_per_second": 900, "loss": 2 / s, "lr": 1e-4} for s in range(1, 30)
+    ]
+    files.append_rows(folder / "stages" / "aaaa-sft" / "metrics.jsonl", sft)
+    for arm, rows in by_arm.items():
+        for suite in {r["suite"] for r in rows}:
+            files.append_rows(folder / "evals" / f"{suite}@{arm}" / "rows.jsonl", [r for r in rows if r["suite"] == suite])
+    if summary:
+        made = summarise(by_arm, command=facts["command"], commit=facts["commit"], costs={}, held_out=held_out)
+        (folder / "summary.json").write_text(json.dumps(made))
+    return folder

@@ -1,0 +1,346 @@
+"""The report of a synthetic run: what it says, what it survives, and what hostile text cannot do to it."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import ARMS, row, rows_by_arm, run_facts, write_run
+
+from temper import files
+from temper.errors import StorageError
+from temper.report import build, charts, results
+from temper.report.examples import choose
+from temper.report.markdown import escape
+from temper.report.page import cost_table
+from temper.report.read import read_run
+from temper.report.text import duration, percent, points, scaled, visible
+
+VOID = {"meta", "input", "br"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    "</style><style>*{display:none}</style>",
+    "<img src=x onerror=alert(3)>",
+    '" onmouseover="alert(4)',
+    "{{ 7*191 }}{% raw %}",
+    "</textarea></title></article></main>",
+    "<a href='javascript:alert(5)'>here</a>",
+    "--><svg onload=alert(6)>",
+    "&lt;b&gt; &#x3c;i&#x3e;",
+]
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, the text, and the tags that were closed without being open."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.words, self.open, self.stray = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.stray.append(tag)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.elements)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "synthetic", rows_by_arm(n=40))
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    return build(run)[0].read_text()
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A run in which every string that a model, a recipe or a grader can influence is an attack."""
+    attack = "".join(HOSTILE) + "a\u202egpj.exe\u202c\u2066\x00\x1b[31m\ud800"
+    spoken = dict.fromkeys(("prompt", "answer", "reasoning", "category"), attack)
+    by_arm = rows_by_arm(n=6)
+    rows = {arm: [{**r, **spoken} for r in of if r["class"] == "harmful"] for arm, of in by_arm.items()}
+    for of in rows.values():
+        for r in of:
+            r["scores"] = {**r["scores"], attack[:80]: {"value": 0.5, "why": attack, "parts": {}}}
+    facts = run_facts()
+    printable = "".join(HOSTILE)
+    facts |= {"name": printable, "command": printable, "commit": printable}
+    facts["graders"] = {printable: {"identity": printable, "role": "gold", "card": printable}}
+    folder = tmp_path_factory.mktemp("runs") / "hostile"
+    write_run(folder, by_arm, facts)
+    for arm, of in rows.items():
+        (folder / "evals" / f"harm@{arm}" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in of))
+    return build(folder)
+
+
+def test_the_page_asks_for_nothing_outside_itself(html):
+    page = Page(html)
+    assert not {"link", "img", "iframe", "object", "embed", "base", "audio", "video"} & {tag for tag, _ in page.elements}
+    assert not [a for _, a in page.elements if "src" in a or a.get("href", "#")[0] != "#"]
+    assert "url(" not in html and "@import" not in html and "http" not in html.replace("http-equiv", "")
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_and_no_other(html):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
+    for kind, tag in (("style-src", "style"), ("script-src", "script")):
+        inline = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)[1]
+        assert f"{kind} 'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not [a for _, a in Page(html).elements if "style" in a]
+
+
+def test_hostile_text_opens_no_element_and_sets_no_attribute(hostile, html):
+    page, clean = Page(hostile[0].read_text()), Page(html)
+    assert (page.count("script"), page.count("style")) == (1, 1)
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in clean.elements}
+    assert {key for _, a in page.elements for key in a} <= {key for _, a in clean.elements for key in a}
+    assert page.stray == clean.stray == [] and page.open == []
+
+
+def test_hostile_text_is_shown_as_it_was_written(hostile):
+    page = Page(hostile[0].read_text())
+    for attack in HOSTILE:
+        assert attack in page.text
+
+
+def test_characters_that_reorder_or_hide_text_are_spelled_out(hostile):
+    for path in hostile:
+        content = path.read_text()
+        assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", content)
+    assert "a[U+202E]gpj.exe[U+202C][U+2066][U+0000][U+001B]" in Page(hostile[0].read_text()).text
+    assert "[U+D800]" in hostile[0].read_text()
+
+
+def test_hostile_text_is_no_markup_in_markdown_either(hostile):
+    lines = hostile[1].read_text().splitlines()
+    assert not [line for line in lines if re.search(r"<[a-zA-Z/]", line)]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in lines if line.startswith("| command"))
+
+
+@given(st.text())
+def test_escaped_markdown_is_one_line_without_live_markup(words):
+    escaped = escape(words)
+    assert "\n" not in escaped and "<" not in escaped
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]]", escaped)
+
+
+@given(st.text())
+def test_visible_text_has_no_hidden_character_and_is_stable(words):
+    once = visible(words)
+    assert visible(once) == once
+    assert once.encode("utf-8").decode() == once
+
+
+def test_letters_of_every_script_and_joined_emoji_stay_as_they_are():
+    words = "naïve Ελλ 中文 עברית فارسی‌ها हिन्दी 👩‍🔬"
+    assert visible(words) == words
+
+
+def test_every_table_has_a_caption_and_every_heading_cell_a_scope(html):
+    page = Page(html)
+    assert page.count("table") == page.count("caption") > 8
+    assert not [a for tag, a in page.elements if tag == "th" and a.get("scope") not in ("row", "col")]
+
+
+def test_every_figure_has_a_name_for_readers_who_do_not_see_it(html):
+    drawings = re.findall(r"<svg[^>]*>(?:<title>[^<]+</title>)?", html)
+    assert drawings and all("<title>" in d or 'aria-hidden="true"' in d for d in drawings)
+
+
+def test_every_link_inside_the_page_leads_somewhere(html):
+    page = Page(html)
+    ids = {a["id"] for _, a in page.elements if "id" in a}
+    assert {a["href"][1:] for tag, a in page.elements if tag == "a"} <= ids
+
+
+def test_the_headline_shows_the_numbers_of_the_summary(run, html):
+    unsafe = json.loads((run / "summary.json").read_text())["arms"]["hybrid"]["unsafe"]
+    assert f"{percent(unsafe['value'])}<small>{100 * unsafe['low']:.1f} to {100 * unsafe['high']:.1f}</small>" in html
+
+
+def test_the_answer_says_whether_the_difference_is_distinguishable(run, html):
+    pairs = json.loads((run / "summary.json").read_text())["pairs"]
+    unsafe = next(p for p in pairs if (p["base"], p["arm"], p["metric"]) == ("base", "hybrid", "unsafe"))
+    sentence = re.search(r'class="answer">(.*?)</p>', html, re.DOTALL)[1]
+    assert sentence.startswith("Compared with base, hybrid gives")
+    assert points(abs(unsafe["difference"])).lstrip("+") in sentence
+    assert ("which is distinguishable" in sentence.split("over-refusals")[0]) == unsafe["distinguishable"]
+
+
+def test_a_difference_that_is_not_distinguishable_comes_with_what_could_have_been_seen(run, html):
+    pairs = [p for p in json.loads((run / "summary.json").read_text())["pairs"] if p["primary"] and not p["distinguishable"]]
+    assert pairs and all(f'<td class="number">{100 * p["mde"]:.1f}</td>' in html for p in pairs)
+
+
+def test_replies_to_harmful_prompts_are_closed_and_others_open(html):
+    veiled = re.findall(r'<article data-kind="(\w+)".*?</article>', html, re.DOTALL)
+    bodies = re.findall(r"<article.*?</article>", html, re.DOTALL)
+    assert set(veiled) == {"harmful", "borderline", "benign", "reasoning"}
+    assert all(('<details class="veil">' in body) == (kind == "harmful") for kind, body in zip(veiled, bodies, strict=True))
+
+
+def test_the_limits_name_sample_size_seed_model_judge_cap_and_language(html):
+    limits = re.search(r'class="limits">(.*?)</ul>', html, re.DOTALL)[1]
+    for clue in (
+        "80 % power",
+        "seed 7",
+        "135\xa0M parameters",
+        "AUC 0.93",
+        "max_tokens = 200",
+        "en;",
+        "cut by the token cap",
+        "not graded",
+    ):
+        assert clue in limits
+
+
+def test_a_stage_shared_by_two_arms_costs_each_of_them_and_the_run_only_once(run):
+    tokens = {line["arm"]: line["tokens"] for line in cost_table(read_run(run))}
+    assert tokens == {"base": "none", "sft": "120\xa0k", "rl": "120\xa0k", "hybrid": "240\xa0k", "this run": "360\xa0k"}
+
+
+def test_a_cost_that_is_partly_unknown_is_not_summed(tmp_path):
+    facts = run_facts()
+    del facts["stages"]["cccc-grpo"]["flops"]
+    lines = {line["arm"]: line["flops"] for line in cost_table(read_run(write_run(tmp_path / "run", rows_by_arm(n=2), facts)))}
+    assert lines["hybrid"] == lines["this run"] == "not recorded" != lines["rl"]
+
+
+def test_the_same_folder_gives_the_same_bytes(run, html):
+    assert build(run)[0].read_text() == html
+
+
+@pytest.mark.parametrize("gone", ["run.json", "summary.json", "recipe.toml", "stages", "evals", "everything"])
+def test_a_report_is_built_without_any_part_and_says_what_is_not_recorded(tmp_path, gone):
+    folder = write_run(tmp_path / "run", rows_by_arm(n=4))
+    for path in list(folder.iterdir()) if gone == "everything" else [folder / gone]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = Page(build(folder)[0].read_text())
+    assert page.stray == [] and ("not recorded" in page.text or gone == "recipe.toml")
+
+
+def test_one_arm_alone_is_reported_without_a_comparison(tmp_path):
+    facts = {**run_facts(), "arms": {"model": []}, "stages": {}}
+    only = {"model": [{**r, "arm": "model"} for r in rows_by_arm(n=8)["base"]]}
+    page = Page(build(write_run(tmp_path / "run", only, facts, held_out=()))[0].read_text())
+    assert "model, measured by itself:" in page.text and "Every trained arm" not in page.text
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StorageError, match="no such run folder"):
+        build(tmp_path / "nowhere")
+
+
+def test_a_damaged_summary_is_named(tmp_path):
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(StorageError, match=r"summary\.json"):
+        build(tmp_path)
+
+
+def test_answers_of_an_earlier_setting_are_not_read(tmp_path):
+    folder = write_run(tmp_path / "run", rows_by_arm(n=3))
+    (folder / "evals" / "harm@base").rename(folder / "evals" / "harm@base.0123abcd")
+    assert not [r for r in read_run(folder).rows["base"] if r["suite"] == "harm"]
+
+
+def test_examples_are_twenty_spread_over_classes_and_do_not_depend_on_the_order_of_rows():
+    rows = rows_by_arm(n=30)
+    chosen = choose(rows, list(ARMS))
+    again = choose({arm: of[::-1] for arm, of in rows.items()}, list(ARMS))
+    assert [e.prompt for e in chosen] == [e.prompt for e in again]
+    assert [sum(e.kind == k for e in chosen) for k in ("harmful", "borderline", "benign", "reasoning")] == [5, 5, 5, 5]
+    assert all([r["arm"] for r in e.rows] == list(ARMS) for e in chosen)
+
+
+def test_at_least_every_third_example_is_drawn_without_regard_to_the_replies():
+    chosen = choose(rows_by_arm(n=60), list(ARMS))
+    assert sum(e.drawn == "drawn at random" for e in chosen) >= 7
+
+
+def test_a_prompt_that_one_arm_did_not_answer_is_no_example():
+    rows = {"a": [row("a", number=0), row("a", number=1)], "b": [row("b", number=1)]}
+    assert [e.rows[0]["id"] for e in choose(rows, ["a", "b"])] == ["harmful-0001"]
+
+
+def test_results_hold_the_summary_and_every_row_in_a_fixed_order(run, tmp_path):
+    results(run, tmp_path / "one")
+    folder = tmp_path / "shuffled"
+    shutil.copytree(run, folder)
+    for path in folder.glob("evals/*/rows.jsonl"):
+        path.write_text("".join(f"{line}\n" for line in reversed(path.read_text().splitlines())))
+    results(folder, tmp_path / "two")
+    first, second = ((tmp_path / name / "rows.jsonl.gz").read_bytes() for name in ("one", "two"))
+    assert first == second and len(gzip.decompress(first).splitlines()) == 40 * 4 * 4
+    assert files.read_json(tmp_path / "one" / "summary.json") == files.read_json(run / "summary.json")
+
+
+def test_results_without_a_summary_are_refused(tmp_path):
+    with pytest.raises(StorageError, match=r"no summary\.json"):
+        results(write_run(tmp_path / "run", rows_by_arm(n=1), summary=False), tmp_path / "out")
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
+def test_a_frontier_keeps_every_mark_inside_its_drawing(places):
+    drawn = [
+        charts.Point(f"arm {i}", (x, max(0, x - 0.1), min(1, x + 0.1)), (y, max(0, y - 0.1), min(1, y + 0.1)))
+        for i, (x, y) in enumerate(places)
+    ]
+    svg = charts.frontier(drawn, title="t", x_label="x", y_label="y")
+    across, down = (float(v) for v in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+    for x, y in re.findall(r'<circle cx="(\S+)" cy="(\S+)"', svg):
+        assert 0 <= float(x) <= across and 0 <= float(y) <= down
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=600))
+def test_lines_of_any_length_stay_a_small_drawing_of_finite_numbers(values):
+    svg = charts.lines([charts.Line("loss", list(enumerate(values)))], title="t", x_label="x", y_label="")
+    corners = re.search(r'points="([^"]*)"', svg)[1].split()
+    assert len(corners) <= charts.MOST_POINTS and "nan" not in svg and "inf" not in svg
+
+
+def test_chart_labels_are_escaped():
+    svg = charts.lines([charts.Line("<script>", [(0, 0), (1, 1)])], title='"><script>', x_label="&", y_label="")
+    assert "<script>" not in svg and "&lt;script&gt;" in svg
+
+
+def test_parts_of_a_stacked_bar_fill_it():
+    svg = charts.stacked([("arm", {"a": 3, "b": 1})], ["a", "b"], title="t")
+    widths = [float(w) for w in re.findall(r'width="(\S+)" height="17"', svg)]
+    assert widths[0] == pytest.approx(3 * widths[1], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (percent(0.1234), "12.3\xa0%"), (percent(None), "–"), (points(-0.05), "−5.0"),
+        (points(0.00001), "0.0"), (points(-0.00001), "0.0"),
+        (scaled(9.7e13, "FLOP"), "97\xa0TFLOP"), (scaled(0, "B"), "0\xa0B"), (scaled(None, "B"), "not recorded"),
+        (scaled(999_999, ""), "1\xa0M"),
+        (duration(59.96), "60.0\xa0s"), (duration(3725), "1\xa0h 02\xa0min"), (duration(None), "not recorded"),
+    ],
+)  # fmt: skip
+def test_numbers_read_as_a_person_would_write_them(shown, wanted):
+    assert shown == wanted
