@@ -1,0 +1,114 @@
+"""How what we ship is put together: graders with their models, and a grader's identity. The one place that wires the two."""
+
+import hashlib
+import importlib.resources
+import inspect
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from temper import registry
+from temper.errors import TemperError, UnknownName
+from temper.files import digest, read_json
+from temper.types import Grader, Named
+
+CARDS = {"harm": ("temper.graders", "data/harm"), "gold": ("temper.models", "data/gold")}
+
+
+def harm() -> Grader:
+    """The shipped harm grader: an encoder that reads the whole response, in windows."""
+    from temper.graders.harm import Harm
+    from temper.models.encoder import load_encoder
+
+    encoder = load_encoder(_package("temper.graders") / "data" / "harm")
+    return Harm(encoder, encoder.threshold)
+
+
+def gold() -> Grader:
+    """The shipped gold judge, for proof only: another architecture, trained on other sources than `harm`."""
+    from temper.graders.gold import Gold
+    from temper.models.judge import load_judge
+    from temper.models.resolve import resolve
+
+    judge = load_judge(resolve("smollm2-135m").folder, _package("temper.models") / "data" / "gold")
+    return Gold(judge, judge.threshold)
+
+
+def refusal() -> Grader:
+    """The calibrated refusal grader."""
+    from temper.graders.refusal import Refusal, load
+
+    return Refusal(load())
+
+
+def over_refusal() -> Grader:
+    """Refusal where an answer was due; abstains on harmful prompts."""
+    from temper.graders.refusal import OverRefusal, Refusal, load
+
+    return OverRefusal(Refusal(load()))
+
+
+def grader(spec: str) -> Named:
+    """A grader by short name, entry point or `file.py:name`, under the name it is recorded by.
+
+    The object may be a grader, a class, or a function without parameters that makes one. Raises `UnknownName`.
+    """
+    found = registry.find("grader", spec)
+    made = found() if inspect.isclass(found) or not _takes_arguments(found) else found
+    if not callable(made):
+        raise UnknownName(f"grader {spec!r} is a {type(made).__name__}, which cannot be called; wanted f(completions) -> scores")
+    return Named(short(spec), made, identity(made), weights(made), card(spec))
+
+
+def short(spec: str) -> str:
+    """The name a grader is recorded by: its short name, or the part after the file."""
+    return spec.rpartition(":")[2] if ".py:" in spec else spec
+
+
+def weights(made: Any) -> str:
+    """Hash of a grader's weights, its own or those of the model it was handed; "" for rules."""
+    parts = [getattr(made, f.name) for f in fields(made)] if is_dataclass(made) else []
+    return next((str(p.weights) for p in (made, *parts) if getattr(p, "weights", "")), "")
+
+
+def card(name: str) -> str:
+    """One line of what was measured about a shipped judge on its dev split; "" for others."""
+    folder = CARDS.get(name)
+    if folder is None or not (_package(folder[0]) / folder[1] / "card.json").is_file():
+        return ""
+    return str(read_json(_package(folder[0]) / folder[1] / "card.json")["line"])
+
+
+def identity(made: Any) -> str:
+    """Hash of what decides a grader's opinions: its code, its settings and its weights; its name does not matter."""
+    kind = made if inspect.isfunction(made) else type(made)
+    return digest([_source(kind), _settings(made), str(getattr(made, "weights", ""))])
+
+
+def _settings(made: Any) -> dict[str, str]:
+    return {f.name: _fact(getattr(made, f.name)) for f in fields(made)} if is_dataclass(made) else {}
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, (bool, int, float, str, tuple, frozenset)):
+        return repr(value)
+    return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else identity(value)
+
+
+def _source(kind: Any) -> str:
+    try:
+        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+    except (OSError, TypeError):
+        return f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', repr(kind))}"
+
+
+def _takes_arguments(found: Any) -> bool:
+    try:
+        wanted = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise TemperError(f"grader {found!r} has no readable signature; wrap it in a function of completions") from error
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in wanted)
+
+
+def _package(name: str) -> Path:
+    return Path(str(importlib.resources.files(name)))

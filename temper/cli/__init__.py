@@ -1,0 +1,42 @@
+"""The command line: one file a verb; parse, call one function, print what it returned."""
+
+import os
+import sys
+
+import typer
+
+from temper.cli import graders, plan, prove, report, run
+from temper.errors import TemperError
+
+# Idle OpenMP threads sleep instead of spinning: on a busy machine two spinning threads were up to ten times slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    help="Make an open reasoning model measurably less harmful, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run.run)
+app.command()(plan.plan)
+app.command()(prove.prove)
+app.command()(report.report)
+app.command()(graders.graders)
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one line on stderr and exit code 2 (usage) or 1 (failure)."""
+    try:
+        app()
+    except TemperError as error:
+        print(f"temper: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno != 28:
+            raise
+        said = f"temper: the disk is full ({error.filename}); every finished row is kept: free some space and run again"
+        print(said, file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from None

@@ -1,0 +1,93 @@
+"""A model in this process as a `Sampler`: examples in, completions out, reasoning and answer apart."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from temper.files import digest
+from temper.models.generate import Decoding, Sampled, sample, supports_sharing
+from temper.models.load import Loaded, eos_ids, render
+from temper.text.split import split
+from temper.types import Completion, Example, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Sample a loaded model. The same seed, example and sample index give the same answer whatever else is asked with it."""
+
+    loaded: Loaded
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        prompts = render(tokenizer, examples)
+        eos = eos_ids(model, tokenizer)
+        decoding = Decoding(self.max_new_tokens, eos, tokenizer.pad_token_id, self.temperature, self.top_p)
+        uniforms = torch.cat([self._uniforms(e.id, k) for e in examples for k in range(n)])
+        started = time.perf_counter()
+        answer = sample if supports_sharing(model) is None else sample_stock
+        rows = answer(model, prompts, [n] * len(prompts), uniforms, decoding)
+        seconds = (time.perf_counter() - started) / max(1, n * len(prompts))
+        return [
+            [self._completion(example, row, len(prompt), seconds) for row in answers]
+            for example, prompt, answers in zip(examples, prompts, rows, strict=True)
+        ]
+
+    def _uniforms(self, example: str, index: int) -> torch.Tensor:
+        key = int(digest([self.seed, example, index]), 16)
+        return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random((1, self.max_new_tokens)))
+
+    def _completion(self, example: Example, row: Sampled, prompt_tokens: int, seconds: float) -> Completion:
+        raw = self.loaded.tokenizer.decode(row.ids, skip_special_tokens=True)
+        usage = Usage(prompt_tokens, len(row.ids), seconds)
+        return completion(example, raw, ended=row.ended, opened=self.loaded.opened, usage=usage)
+
+
+def completion(example: Example, raw: str, *, ended: bool, opened: bool, usage: Usage | None = None) -> Completion:
+    """Build a `Completion` from generated text, splitting the reasoning from the answer."""
+    parts = split(raw, opened=opened)
+    return Completion(example, parts.answer, parts.reasoning, "stop" if ended else "length", parts.thought, raw=raw, usage=usage)
+
+
+@torch.no_grad()
+def sample_stock(
+    model: Any, prompts: Sequence[Sequence[int]], counts: Sequence[int], uniforms: torch.Tensor, decoding: Decoding
+) -> list[list[Sampled]]:
+    """The library's own `generate`, for architectures that cannot share a cached prompt; one prompt at a time, no padding.
+
+    Log-probabilities are not kept. The draw of each prompt is seeded from its first uniform number.
+    """
+    results: list[list[Sampled]] = []
+    row = 0
+    for prompt, count in zip(prompts, counts, strict=True):
+        torch.manual_seed(int(uniforms[row, 0].item() * 2**31))
+        row += count
+        ids = torch.tensor([list(prompt)], device=model.device)
+        greedy = decoding.temperature == 0
+        settings = {} if greedy else {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=not greedy,
+            num_return_sequences=count,
+            max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=sorted(decoding.eos),
+            pad_token_id=decoding.pad,
+            **settings,
+        )
+        results.append([_until_end(r, decoding) for r in out[:, len(prompt) :].tolist()])
+    return results
+
+
+def _until_end(ids: list[int], decoding: Decoding) -> Sampled:
+    for position, token in enumerate(ids):
+        if token in decoding.eos:
+            return Sampled(ids[: position + 1], [], ended=True)
+    return Sampled(ids, [], ended=False)

@@ -1,0 +1,77 @@
+"""Grade a step's completions with every reward grader, combine the columns, and let the monitors look on without a vote."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from temper.errors import RunError
+from temper.rewards.combine import advantages, combine, oriented, zero_variance
+from temper.types import Completion, Named, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One step: rewards and advantages a row, every grader's column (rewards and monitors), and the share of flat groups."""
+
+    rewards: list[float | None]
+    advantages: list[float]
+    columns: dict[str, list[Score]]
+    unscored: int
+    zero_variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """The graders that pay (`rewards`) and those that only watch (`monitors`, with how many rows of a step they may see)."""
+
+    rewards: tuple[Named, ...]
+    monitors: tuple[Named, ...] = ()
+    audits: int = 0
+
+    def __call__(self, completions: Sequence[Completion], weights: Mapping[str, float], *, step: int) -> Scored:
+        groups = [c.example.id for c in completions]
+        columns = {g.name: grade(g, completions) for g in self.rewards}
+        better = {g.name: g.better for g in self.rewards}
+        combined = combine(columns, better, weights, groups)
+        chosen = _spread(completions, self.audits, step)
+        for monitor in self.monitors:
+            seen = grade(monitor, [completions[i] for i in chosen])
+            columns[monitor.name] = [Score(None, "not audited")] * len(completions)
+            for i, score in zip(chosen, seen, strict=True):
+                columns[monitor.name][i] = score
+        return Scored(
+            combined.rewards,
+            advantages(combined.rewards, groups),
+            columns,
+            combined.unscored,
+            zero_variance(combined.rewards, groups),
+        )
+
+
+def grade(grader: Named, completions: Sequence[Completion]) -> list[Score]:
+    """Call a grader and hold it to its contract: one score a completion, values in [0, 1] or None. Raises `RunError`."""
+    if not completions:
+        return []
+    scores = list(grader.grade(completions))
+    if len(scores) != len(completions):
+        raise RunError(
+            f"grader {grader.name!r} returned {len(scores)} scores for {len(completions)} completions; wanted one each"
+        )
+    for score in scores:
+        if score.value is not None and not 0.0 <= score.value <= 1.0:
+            raise RunError(f"grader {grader.name!r} gave {score.value!r}; a value lies in [0, 1], or is None for not graded")
+    return scores
+
+
+def mean_column(scores: Sequence[Score], *, flip: bool = False) -> float | None:
+    """Mean of the graded values, None if there are none; `flip` turns a cost into its complement."""
+    values = [v for s in scores if (v := oriented(s, "low" if flip else "high")) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _spread(completions: Sequence[Completion], count: int, step: int) -> list[int]:
+    """`count` rows with harmful prompts, evenly spaced and rotated by the step, so that no prompt's answers are favoured."""
+    harmful = [i for i, c in enumerate(completions) if "harmful" in c.example.tags]
+    if count <= 0 or not harmful:
+        return []
+    take = min(count, len(harmful))
+    return sorted({harmful[(step + i * len(harmful) // take) % len(harmful)] for i in range(take)})

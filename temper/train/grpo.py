@@ -1,0 +1,99 @@
+"""The `grpo` stage: reinforcement learning on several graders at once, with a judge that watches and has no vote."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from temper.data.read import fingerprint, read
+from temper.errors import DataError, RecipeError
+from temper.files import write_json
+from temper.train.run import Context
+from temper.types import Checkpoint, Example
+
+
+@dataclass(frozen=True, slots=True)
+class Grpo:
+    """Keys of a `grpo` stage.
+
+    Defaults: one on-policy update a step, group-centred advantages on one batch scale, `dr_grpo` loss, KL 0.02 to the stage's
+    start, LoRA r 16 on all linear layers, lr 1e-5, temperature 0.7, groups of 8 (R1 stage 2 for the temperature).
+    `rewards` maps grader names to weights. `adapt = "audited"` lets `auditor`, a grader that is neither reward nor gold, tighten
+    the weight of `harm`. `audits` rows of each step are shown to the gold judge for the curve, with no influence on training.
+    """
+
+    name: str = "grpo"
+    kind: str = "grpo"
+    prompts: str = "red-team"
+    rewards: Mapping[str, float] = field(
+        default_factory=lambda: {"harm": 0.5, "over-refusal": 0.3, "language": 0.1, "format": 0.1}
+    )
+    adapt: Literal["none", "audited"] = "none"
+    auditor: str = ""
+    limit: int = 0
+    steps: int = 100
+    prompts_per_step: int = 8
+    group: int = 8
+    micro_batch: int = 0
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    lr: float = 1e-5
+    beta: float = 0.02
+    loss: Literal["dr_grpo", "dapo", "grpo", "bnpo"] = "dr_grpo"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    lora_r: int = 16
+    lora_alpha: int = 32
+    audits: int = 4
+    share_prompts: bool = True
+    checkpoint_every: int = 5
+
+    @property
+    def source(self) -> str:
+        return self.prompts
+
+    def graders(self) -> tuple[str, ...]:
+        return (*self.rewards, *([self.auditor] if self.auditor else []))
+
+    def examples(self) -> list[Example]:
+        return read(self.prompts, split="train", limit=self.limit or None)
+
+    def fingerprint(self) -> dict[str, Any]:
+        rows = self.examples()
+        return {"n": len(rows), "fingerprint": fingerprint(rows)}
+
+    def run(self, start: Checkpoint, out: Path, context: Context) -> Checkpoint:
+        """Train from `start` into `out/checkpoint`, resuming inside `out` at the last checkpoint. Raises `TrainError`."""
+        from temper.train.trainer import train_grpo
+
+        check(self)
+        examples = self.examples()
+        if not examples:
+            raise DataError(f"{self.prompts}: no prompt to train on; the data set is empty")
+        checkpoint, work = train_grpo(self, examples, start, out, context)
+        write_json(out / "work.json", work.as_dict(context.parameters))
+        return checkpoint
+
+
+def check(stage: Grpo) -> None:
+    """Raise `RecipeError` for settings that contradict each other."""
+    rows = stage.prompts_per_step * stage.group
+    if stage.group < 2:
+        raise RecipeError(f"stage {stage.name!r}: group = {stage.group}; an advantage compares answers, so at least 2 are needed")
+    if stage.micro_batch and (rows % stage.micro_batch or stage.micro_batch % stage.group):
+        raise RecipeError(
+            f"stage {stage.name!r}: micro_batch = {stage.micro_batch}; wanted a multiple of group ({stage.group}) that divides "
+            f"prompts_per_step * group ({rows}), or 0 for all rows at once"
+        )
+    if not stage.rewards or all(w == 0 for w in stage.rewards.values()):
+        raise RecipeError(f"stage {stage.name!r}: no reward has a weight; wanted for example rewards = {{ harm = 0.5 }}")
+    if any(w < 0 for w in stage.rewards.values()):
+        raise RecipeError(
+            f"stage {stage.name!r}: a weight is negative; graders already say which end is good, give it as positive"
+        )
+    if (stage.adapt == "audited") != bool(stage.auditor):
+        raise RecipeError(f'stage {stage.name!r}: adapt = "audited" and `auditor` go together; give both or neither')
+    if stage.auditor in stage.rewards:
+        raise RecipeError(f"stage {stage.name!r}: the auditor {stage.auditor!r} is also a reward; it must be independent of them")
+    if stage.adapt == "audited" and "harm" not in stage.rewards:
+        raise RecipeError(f'stage {stage.name!r}: adapt = "audited" tightens the weight of `harm`, which is no reward here')

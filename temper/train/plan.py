@@ -1,0 +1,165 @@
+"""What a recipe will cost on this machine, estimated before anything runs. Torch-free; no weights are loaded.
+
+Tokens are counted from the data (with the model's own tokenizer where it is on this disk, else four characters a token), FLOPs
+are 2 a weight and token forward and 2 or 4 more backward, and time divides them by the matrix-product speed measured now, scaled
+by how much of it each kind of work reached when it was measured (EFFICIENCY). Expect a factor of 1.5 either way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from temper import machine
+from temper.data.read import read
+from temper.errors import ModelError, RunError
+from temper.files import read_json
+from temper.train.grpo import Grpo, check
+from temper.train.recipe import Recipe, StageSpec
+from temper.train.run import Work
+from temper.train.sft import Sft
+
+# Share of the measured matrix-product speed that each kind of work reaches on CPUs; see docs/decisions/0006-plan.md.
+EFFICIENCY = {"train": 0.55, "forward": 0.65, "decode": 0.40}
+CHARS_PER_TOKEN = 4.0
+TEMPLATE_TOKENS = 30
+FP32 = 4
+# Interpreter, torch, the encoder grader and the allocator's slack, measured with the embedded model.
+FIXED_BYTES = 1.3e9
+ADAM_BYTES = 12  # gradient and two moments, fp32
+KNOWN = {"smollm2-135m": {"parameters": 134_515_008, "layers": 30, "hidden": 576, "ffn": 1536, "vocabulary": 49_152, "kv": 192}}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What decides a decoder's cost: weights, layers, widths, vocabulary, key/value width."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    ffn: int
+    vocabulary: int
+    kv: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage or one arm's proof: tokens through the model, FLOPs, expected seconds and peak bytes."""
+
+    name: str
+    tokens: int
+    flops: float
+    seconds: float
+    memory_bytes: float
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    steps: tuple[Step, ...]
+    gflops: float
+    available: int
+
+    def refuse(self) -> None:
+        """Raise `RunError` for the first step that does not fit into memory, with what would."""
+        for step in self.steps:
+            if step.memory_bytes > self.available:
+                raise RunError(
+                    f"{step.name} needs about {step.memory_bytes / 1e9:.1f} GB of memory, "
+                    f"{self.available / 1e9:.1f} GB are there; {step.advice}"
+                )
+
+
+def plan_recipe(recipe: Recipe) -> Plan:
+    """Estimate every distinct stage once and the proof of every arm. Raises as reading the data does."""
+    shape, speed = model_shape(recipe.base), machine.gflops()
+    steps = [_stage(names, recipe.stage(names[-1]), shape, speed) for names in recipe.chains()]
+    steps += [_proof(arm, recipe, shape, speed) for arm in recipe.arms]
+    return Plan(tuple(steps), speed, machine.memory_bytes())
+
+
+def model_shape(base: str) -> Shape:
+    """The shape of a model: known for the embedded one, else from its folder. Raises `ModelError` if neither is at hand."""
+    if base in KNOWN:
+        return Shape(**KNOWN[base])
+    folder = _local(base)
+    config = read_json(folder / "config.json")
+    from temper.models.resolve import count_parameters
+
+    heads = config["num_attention_heads"]
+    kv = config.get("num_key_value_heads", heads) * config.get("head_dim", config["hidden_size"] // heads)
+    widths = (config["num_hidden_layers"], config["hidden_size"], config.get("intermediate_size", 4 * config["hidden_size"]))
+    return Shape(count_parameters(folder), *widths, config["vocab_size"], kv)
+
+
+def _local(base: str) -> Path:
+    if Path(base).is_dir():
+        return Path(base)
+    raise ModelError(f"{base!r} is not on this disk, so its size is not known; fetch it once (temper prove {base} --limit 1)")
+
+
+def _stage(names: tuple[str, ...], stage: StageSpec, shape: Shape, speed: float) -> Step:
+    name = "train " + "+".join(names)
+    if isinstance(stage, Sft):
+        return _sft(name, stage, shape, speed)
+    if isinstance(stage, Grpo):
+        check(stage)
+        return _grpo(name, stage, shape, speed)
+    raise RunError(f"{name}: no estimate for stages of kind {stage.kind!r}")
+
+
+def _sft(name: str, stage: Sft, shape: Shape, speed: float) -> Step:
+    lengths = [_tokens(d.example.prompt + d.reasoning + d.answer) + TEMPLATE_TOKENS for d in stage.dialogues()]
+    tokens = int(sum(lengths) * stage.epochs)
+    work = Work(train_tokens=tokens, adapter=stage.lora_r > 0)
+    flops = work.flops(shape.parameters)
+    memory = _training_bytes(shape, stage.lora_r, stage.micro_batch * max(lengths, default=0))
+    advice = f"lower micro_batch (now {stage.micro_batch}), or train an adapter (lora_r = 16)"
+    return Step(name, tokens, flops, flops / speed / 1e9 / EFFICIENCY["train"], memory, advice)
+
+
+def _grpo(name: str, stage: Grpo, shape: Shape, speed: float) -> Step:
+    prompts = [_tokens(e.prompt) + TEMPLATE_TOKENS for e in stage.examples()]
+    mean_prompt = sum(prompts) / max(1, len(prompts))
+    rows = stage.prompts_per_step * stage.group
+    answers = rows * stage.max_new_tokens
+    once = int(answers + stage.prompts_per_step * mean_prompt)
+    reference = once if stage.beta else 0
+    train = Work(train_tokens=once, adapter=stage.lora_r > 0).flops(shape.parameters)
+    forward = Work(forward_tokens=reference).flops(shape.parameters)
+    decode = Work(forward_tokens=once).flops(shape.parameters)
+    seconds = train / EFFICIENCY["train"] + forward / EFFICIENCY["forward"] + decode / EFFICIENCY["decode"]
+    tokens = (2 * once + reference) * stage.steps
+    micro = (stage.micro_batch or rows) * int(stage.max_new_tokens + max(prompts, default=0) / stage.group)
+    memory = _training_bytes(shape, stage.lora_r, micro) + FP32 * shape.parameters  # a merged copy while sampling
+    advice = "lower prompts_per_step, group or max_new_tokens, or set micro_batch"
+    return Step(name, tokens, stage.steps * (train + forward + decode), stage.steps * seconds / speed / 1e9, memory, advice)
+
+
+def _proof(arm: str, recipe: Recipe, shape: Shape, speed: float) -> Step:
+    prove = recipe.prove
+    prompts: list[int] = []
+    for suite in prove.suites:
+        lengths = [_tokens(e.prompt) + TEMPLATE_TOKENS for e in read(suite)]
+        prompts += lengths[: prove.limit or None]
+    tokens = sum(prompts) + len(prompts) * prove.samples * prove.max_new_tokens
+    flops = Work(forward_tokens=tokens).flops(shape.parameters)
+    cache = 64 * (max(prompts, default=0) + prove.max_new_tokens) * shape.layers * 2 * shape.kv * FP32
+    memory = FIXED_BYTES + 2 * FP32 * shape.parameters + cache
+    advice = "prove a smaller model, or serve it elsewhere and prove the endpoint"
+    return Step(f"prove {arm}", tokens, flops, flops / speed / 1e9 / EFFICIENCY["decode"], memory, advice)
+
+
+def _training_bytes(shape: Shape, lora_r: int, tokens: int) -> float:
+    """Weights, optimiser, and activations kept for the backward pass of `tokens` tokens at once (no checkpointing)."""
+    kept = shape.layers * (14 * shape.hidden + 5 * shape.ffn) * FP32 * tokens + 2 * shape.vocabulary * FP32 * min(tokens, 1024)
+    wide = shape.layers * 7 * (shape.hidden + shape.ffn) * lora_r
+    trained = wide if lora_r else shape.parameters
+    return FIXED_BYTES + FP32 * shape.parameters + ADAM_BYTES * trained + kept
+
+
+def _tokens(text: str) -> int:
+    return max(1, round(len(text) / CHARS_PER_TOKEN))
+
+
+def total_seconds(steps: Sequence[Step]) -> float:
+    return sum(s.seconds for s in steps)

@@ -1,0 +1,180 @@
+"""A recipe: base model, stages, arms and proof, read from TOML once and checked to the last key. Torch-free."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from temper import registry
+from temper.errors import RecipeError, UnknownName, nearest
+from temper.types import Checkpoint, Example
+
+if TYPE_CHECKING:
+    from temper.train.run import Context
+
+
+class StageSpec(Protocol):
+    """A stage as a recipe states it: a frozen dataclass whose fields are the keys it accepts and whose `run` does the work."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def source(self) -> str:
+        """Name of the data it trains on."""
+
+    def graders(self) -> tuple[str, ...]:
+        """Names of the graders it pays with or adapts by."""
+
+    def examples(self) -> list[Example]:
+        """The prompts it trains on."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Number and content hash of its data."""
+
+    def run(self, start: Checkpoint, out: Path, context: "Context") -> Checkpoint:
+        """Train from `start` inside `out`, resuming there; the result lies in `out/checkpoint`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """What is measured at the end of every arm.
+
+    `gold` is the judge that never was a reward. `limit` caps the prompts of each suite (0 = all), taken in file order;
+    `samples` is the number of answers a prompt; temperature 0 is greedy.
+    """
+
+    suites: tuple[str, ...] = ("harm", "over-refusal", "benign", "reasoning")
+    gold: str = "gold"
+    graders: tuple[str, ...] = ()
+    limit: int = 0
+    samples: int = 1
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole experiment. `arms` maps an arm's name to the names of its stages, in order; shared prefixes are trained once."""
+
+    base: str
+    stages: tuple[StageSpec, ...]
+    arms: Mapping[str, tuple[str, ...]]
+    prove: Prove = field(default_factory=Prove)
+    seed: int = 0
+    chat_template: str | None = None
+
+    def stage(self, name: str) -> StageSpec:
+        return next(s for s in self.stages if s.name == name)
+
+    def chains(self) -> list[tuple[str, ...]]:
+        """Every distinct prefix of stages that some arm needs, shortest first, so that parents come before children."""
+        prefixes = {names[: i + 1] for names in self.arms.values() for i in range(len(names))}
+        return sorted(prefixes, key=lambda p: (len(p), [self._order(n) for n in p]))
+
+    def _order(self, name: str) -> int:
+        return [s.name for s in self.stages].index(name)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Parse and check a recipe file. Raises `RecipeError` naming the place, what was given, what was wanted, the nearest key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in sorted(path.parent.glob("*.toml"))]) if path.parent.is_dir() else ""
+        raise RecipeError(f"{path}: no such recipe; {near or 'its folder does not exist either'}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid TOML ({error})") from None
+    return parse_recipe(table, where=str(path))
+
+
+def parse_recipe(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """Check a recipe given as a table, in the shape that TOML gives."""
+    top = {"base", "seed", "chat_template", "stage", "arms", "prove"}
+    _known_keys(table, top, where)
+    if "base" not in table:
+        raise RecipeError(f'{where}: no `base`; wanted a model, for example base = "smollm2-135m"')
+    stages = tuple(_stage(row, f"{where}: stage {i}") for i, row in enumerate(_tables(table, "stage", where), 1))
+    _unique([s.name for s in stages], where)
+    arms = _arms(table.get("arms", {}), [s.name for s in stages], where)
+    recipe = {"base": table["base"], "seed": table.get("seed", 0), "chat_template": table.get("chat_template")}
+    for key, kind in (("base", str), ("seed", int), ("chat_template", (str, type(None)))):
+        if not isinstance(recipe[key], kind) or isinstance(recipe[key], bool):
+            raise RecipeError(f"{where}: {key} = {recipe[key]!r} is a {type(recipe[key]).__name__}; wanted {kind}")
+    prove = build(Prove, table.get("prove", {}), f"{where}: prove")
+    return Recipe(stages=stages, arms=arms, prove=prove, **recipe)
+
+
+def build(kind: type[Any], row: Mapping[str, Any], where: str) -> Any:
+    """A frozen dataclass from a table; unknown keys name their nearest neighbour, and types are checked. Raises `RecipeError`."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    if not isinstance(row, Mapping):
+        raise RecipeError(f"{where}: is a {type(row).__name__}; wanted a table of keys")
+    _known_keys(row, {f.name for f in dataclasses.fields(kind)}, where)
+    try:
+        checked = with_config(ConfigDict(strict=False, extra="forbid"))(kind)
+        return TypeAdapter(checked).validate_python({k: _no_bool_as_number(kind, k, v, where) for k, v in row.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        raise RecipeError(f"{where}: {place} = {first.get('input')!r}: {first['msg'].lower()}") from None
+
+
+def _stage(row: Mapping[str, Any], where: str) -> StageSpec:
+    kind = row.get("kind")
+    known = registry.names("stage")
+    if not isinstance(kind, str):
+        raise RecipeError(f'{where}: no `kind`; wanted one of {", ".join(known)}, for example kind = "sft"')
+    try:
+        spec = registry.find("stage", kind)
+    except UnknownName:
+        raise RecipeError(f"{where}: kind = {kind!r} is not a stage; {nearest(kind, known)}") from None
+    stage: StageSpec = build(spec, {"name": kind, **row}, f"{where} ({kind})")
+    return stage
+
+
+def _arms(table: Any, stages: list[str], where: str) -> dict[str, tuple[str, ...]]:
+    if not table:
+        return {"base": (), "trained": tuple(stages)} if stages else {"base": ()}
+    if not isinstance(table, Mapping):
+        raise RecipeError(f'{where}: arms is a {type(table).__name__}; wanted a table such as hybrid = ["sft", "grpo"]')
+    for arm, names in table.items():
+        if not isinstance(names, list):
+            raise RecipeError(f"{where}: arm {arm!r} is {names!r}; wanted a list of stage names, [] for the base model")
+        for name in names:
+            if name not in stages:
+                raise RecipeError(f"{where}: arm {arm!r} uses stage {name!r}, which is not defined; {nearest(str(name), stages)}")
+    return {arm: tuple(names) for arm, names in table.items()}
+
+
+def _tables(table: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
+    rows = table.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(r, Mapping) for r in rows):
+        raise RecipeError(f"{where}: `{key}` must be written as [[{key}]], once for each {key}")
+    return rows
+
+
+def _known_keys(row: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in row:
+        if key not in known:
+            raise RecipeError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
+
+
+def _unique(names: list[str], where: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"{where}: two stages are called {name!r}; give one of them a `name`")
+
+
+def _no_bool_as_number(kind: type[Any], key: str, value: Any, where: str) -> Any:
+    declared = {f.name: f.type for f in dataclasses.fields(kind)}[key]
+    if isinstance(value, bool) and declared in (int, float):
+        raise RecipeError(f"{where}: {key} = {str(value).lower()}; wanted a number")
+    return value

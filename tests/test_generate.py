@@ -1,0 +1,118 @@
+"""Shared-prompt sampling gives what the stock path gives, and each row depends on its own random numbers only."""
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.train
+torch = pytest.importorskip("torch")
+
+
+def decoding(tokens: int = 12, temperature: float = 0.0, eos: frozenset[int] = frozenset(), **more):  # type: ignore[no-untyped-def]
+    from temper.models.generate import Decoding
+
+    return Decoding(tokens, eos, 2, temperature, **more)
+
+
+def loaded(folder: Path):  # type: ignore[no-untyped-def]
+    from temper.models.load import load
+    from temper.types import Checkpoint
+
+    return load(Checkpoint(folder))
+
+
+PROMPTS = [[5, 9, 20], [7] * 11, [30, 31, 32, 33, 34, 35]]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral", "gemma"])
+def test_greedy_tokens_equal_those_of_the_stock_generate(tmp_path: Path, kind: str) -> None:
+    from conftest import make_tiny
+
+    from temper.models.generate import sample
+    from temper.models.local import sample_stock
+
+    model = loaded(make_tiny(tmp_path / kind, kind)).model
+    uniforms = torch.zeros((6, 12))
+    ours = sample(model, PROMPTS, [2, 1, 3], uniforms, decoding())
+    stock = sample_stock(model, PROMPTS, [1, 1, 1], uniforms, decoding())
+    for group, reference in zip(ours, stock, strict=True):
+        assert all(row.ids == reference[0].ids for row in group)
+
+
+def test_a_row_samples_the_same_tokens_whatever_shares_its_batch(tiny_model: Path) -> None:
+    from temper.models.generate import sample
+
+    model = loaded(tiny_model).model
+    uniforms = torch.rand((5, 12), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    together = sample(model, PROMPTS, [2, 2, 1], uniforms, decoding(temperature=1.0))
+    alone = sample(model, [PROMPTS[1]], [1], uniforms[3:4], decoding(temperature=1.0))
+    narrow = sample(model, PROMPTS, [2, 2, 1], uniforms, decoding(temperature=1.0), rows=2)
+    assert together[1][1].ids == alone[0][0].ids
+    assert narrow == together or [[r.ids for r in g] for g in narrow] == [[r.ids for r in g] for g in together]
+
+
+def test_sampled_frequencies_follow_the_distribution(tiny_model: Path) -> None:
+    from temper.models.generate import choose
+
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).expand(20_000, 4)
+    uniform = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    token, logprob = choose(logits, uniform, decoding(temperature=1.0))
+    assert torch.allclose(token.bincount(minlength=4) / 20_000, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.01)
+    assert torch.allclose(logprob[token == 0], torch.log(torch.tensor(0.5)))
+
+
+def test_nucleus_sampling_never_leaves_the_nucleus() -> None:
+    from temper.models.generate import choose
+
+    logits = torch.log(torch.tensor([[0.6, 0.25, 0.1, 0.05]])).expand(2_000, 4)
+    uniform = torch.rand(2_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    token, _ = choose(logits, uniform, decoding(temperature=1.0, top_p=0.8))
+    assert set(token.tolist()) == {0, 1}
+
+
+def test_rows_stop_at_their_end_token_and_keep_it(tiny_model: Path) -> None:
+    from temper.models.generate import sample
+
+    model = loaded(tiny_model).model
+    free = sample(model, PROMPTS, [1, 1, 1], torch.zeros((3, 12)), decoding())
+    end = free[0][0].ids[3]
+    stopped = sample(model, PROMPTS, [1, 1, 1], torch.zeros((3, 12)), decoding(eos=frozenset({end})))
+    first = free[0][0].ids.index(end)
+    assert stopped[0][0].ids == free[0][0].ids[: first + 1]
+    assert stopped[0][0].ended
+    assert all(row.ids.count(end) == (1 if row.ended else 0) for group in stopped for row in group)
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(tiny_model: Path) -> None:
+    from temper.models.generate import sample
+
+    model = loaded(tiny_model).model
+    uniforms = torch.rand((1, 8), dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    row = sample(model, [PROMPTS[2]], [1], uniforms, decoding(8, temperature=0.7))[0][0]
+    ids = torch.tensor([PROMPTS[2] + row.ids])
+    logits = model(ids).logits[0, len(PROMPTS[2]) - 1 : -1] / 0.7
+    expected = torch.log_softmax(logits, -1).gather(-1, torch.tensor(row.ids)[:, None]).squeeze(1)
+    assert torch.allclose(torch.tensor(row.logprobs), expected, atol=1e-5)
+
+
+def test_a_sliding_window_model_says_why_it_is_not_shared() -> None:
+    from transformers import MistralConfig
+
+    from temper.models.generate import supports_sharing
+
+    class Model:
+        config = MistralConfig(sliding_window=16)
+
+    assert "window" in (supports_sharing(Model()) or "") or "sliding" in (supports_sharing(Model()) or "")
+
+
+def test_a_local_sampler_asked_for_the_missing_half_gives_the_same_answers(tiny_model: Path) -> None:
+    from temper.models.local import Local
+    from temper.types import Example, Message
+
+    examples = [Example(f"e{i}", (Message("user", f"question {i} " * i),)) for i in range(1, 6)]
+    local = Local(loaded(tiny_model), max_new_tokens=10, temperature=1.0, seed=3)
+    whole = local(examples, n=2)
+    half = local(examples[3:], n=2)
+    assert [[c.raw for c in row] for row in whole[3:]] == [[c.raw for c in row] for row in half]
+    assert whole[0][0].raw != whole[0][1].raw
