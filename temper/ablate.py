@@ -24,6 +24,7 @@ from temper.files import append_rows, digest, read_json, read_rows, seal, sealed
 from temper.prove.compare import summarise
 from temper.prove.evaluate import Panel, check_independence, evaluate
 from temper.report import build
+from temper.train.plan import plan_recipe
 from temper.train.recipe import Prove, Recipe, StageSpec, read_recipe
 from temper.train.run import Context, Progress, Watch, Work, unwatched
 from temper.types import Checkpoint, Event, Example, Named, Sampler, Suite
@@ -80,13 +81,16 @@ def run(
 def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watch) -> Path:
     from temper.models.resolve import resolve
 
-    suites = [suite(name, recipe.prove.limit) for name in recipe.prove.suites]
+    suites = [suite(name, recipe.prove.cap(name)) for name in recipe.prove.suites]
+    for stage in recipe.stages:
+        stage.check()
     graders = load_graders(recipe)
     gold = catalog.grader(recipe.prove.gold)
     rewards = [graders[name] for s in recipe.stages for name in s.graders()]
     check_independence(rewards, gold)
     watch(Progress(f"model {recipe.base}", 0, 1))
     source = resolve(recipe.base)
+    plan_recipe(replace(recipe, base=str(source.folder))).refuse()
     base = Checkpoint(source.folder)
     chains = address_chains(recipe, this.folder, source.sha256, graders)
     again = (this.folder / "events.jsonl").is_file()
@@ -218,7 +222,7 @@ def prove_model(
     folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
     recipe = Recipe(base=model, stages=(), arms={"model": ()}, prove=settings, seed=seed, chat_template=chat_template)
     with _locked(folder):
-        this, wanted = Run(folder), [suite(name, settings.limit) for name in settings.suites]
+        this, wanted = Run(folder), [suite(name, settings.cap(name)) for name in settings.suites]
         graders, gold = load_graders(recipe), catalog.grader(settings.gold)
         asked = subject(model, recipe)
         _refuse_recorded(asked.rewards, gold)

@@ -62,4 +62,4 @@ def nearest(given: str, known: Iterable[str]) -> str:
     """A sentence that offers the closest known name, or lists them all; for the end of an error message."""
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or '(none)'}"
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}" if names else "none is known"

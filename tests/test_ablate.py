@@ -142,7 +142,7 @@ def test_a_run_killed_inside_a_stage_continues_from_its_checkpoint_and_ends_with
 def wait_for_checkpoint(run: Path, kind: str, process: "subprocess.Popen[bytes]") -> str:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = [p for p in run.glob(f"stages/*-{kind}/trainer/checkpoint-*/trainer_state.json")]
+        found = list(run.glob(f"stages/*-{kind}/trainer/checkpoint-*/trainer_state.json"))
         if found:
             return found[0].parent.parent.parent.name
         assert process.poll() is None, "the run ended before it could be killed"

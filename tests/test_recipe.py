@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from temper.errors import RecipeError
-from temper.train.grpo import Grpo, check
+from temper.train.grpo import Grpo
 from temper.train.recipe import parse_recipe, read_recipe
 from temper.train.sft import Sft
 
@@ -45,6 +45,7 @@ def test_shared_prefixes_are_trained_once_and_parents_first() -> None:
         (with_(stage=[{"kind": "sft"}, {"kind": "sft"}]), r"two stages are called 'sft'"),
         (with_(arms={"x": ["sfft"]}), r"arm 'x' uses stage 'sfft', which is not defined; did you mean 'sft'"),
         (with_(arms={"x": "sft"}), r"arm 'x' is 'sft'; wanted a list"),
+        (with_(prove={"limits": {"hram": 3}}), r"limits names suite 'hram', which is not asked; did you mean 'harm'"),
         (with_(prove={"suite": ["harm"]}), r"prove: unknown key 'suite'; did you mean 'suites'"),
         (with_(stage=[{"kind": "sft", "epochs": "two"}]), r"stage 1 \(sft\): epochs = 'two'"),
         (with_(stage=[{"kind": "sft", "lr": True}]), r"lr = true; wanted a number"),
@@ -82,4 +83,4 @@ def test_a_recipe_that_is_not_toml_is_named_with_its_line(tmp_path: Path) -> Non
 )
 def test_settings_of_a_grpo_stage_that_contradict_each_other_are_refused(stage: Grpo, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        check(stage)
+        stage.check()

@@ -8,7 +8,7 @@ from temper import catalog, registry
 from temper.errors import UnknownName
 from temper.types import Completion, Example, Message, Score
 
-CODE = '''
+CODE = """
 from temper import Score
 
 def short(completions):
@@ -18,7 +18,7 @@ class Shouting:
     better = "low"
     def __call__(self, completions):
         return [Score(float(c.answer.isupper())) for c in completions]
-'''
+"""
 
 
 def test_a_misspelt_grader_names_its_nearest_neighbour() -> None:

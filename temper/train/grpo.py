@@ -58,6 +58,31 @@ class Grpo:
     def examples(self) -> list[Example]:
         return read(self.prompts, split="train", limit=self.limit or None)
 
+    def check(self) -> None:
+        """Raise `RecipeError` for settings that contradict each other, `DataError` if there is nothing to train on."""
+        rows = self.prompts_per_step * self.group
+        if self.group < 2:
+            raise RecipeError(f"stage {self.name!r}: group = {self.group}; an advantage compares answers: give at least 2")
+        if self.micro_batch and (rows % self.micro_batch or self.micro_batch % self.group):
+            raise RecipeError(
+                f"stage {self.name!r}: micro_batch = {self.micro_batch}; wanted a multiple of group ({self.group}) that divides "
+                f"prompts_per_step * group ({rows}), or 0 for all rows at once"
+            )
+        if not self.rewards or all(w == 0 for w in self.rewards.values()):
+            raise RecipeError(f"stage {self.name!r}: no reward has a weight; wanted for example rewards = {{ harm = 0.5 }}")
+        if any(w < 0 for w in self.rewards.values()):
+            raise RecipeError(
+                f"stage {self.name!r}: a weight is negative; graders already say which end is good, give it as positive"
+            )
+        if (self.adapt == "audited") != bool(self.auditor):
+            raise RecipeError(f'stage {self.name!r}: adapt = "audited" and `auditor` go together; give both or neither')
+        if self.auditor in self.rewards:
+            raise RecipeError(f"stage {self.name!r}: the auditor {self.auditor!r} is also a reward; it must be independent")
+        if self.adapt == "audited" and "harm" not in self.rewards:
+            raise RecipeError(f'stage {self.name!r}: adapt = "audited" tightens the weight of `harm`, which is no reward here')
+        if not self.examples():
+            raise DataError(f"{self.prompts}: no prompt to train on; the data set is empty")
+
     def fingerprint(self) -> dict[str, Any]:
         rows = self.examples()
         return {"n": len(rows), "fingerprint": fingerprint(rows)}
@@ -66,34 +91,6 @@ class Grpo:
         """Train from `start` into `out/checkpoint`, resuming inside `out` at the last checkpoint. Raises `TrainError`."""
         from temper.train.trainer import train_grpo
 
-        check(self)
-        examples = self.examples()
-        if not examples:
-            raise DataError(f"{self.prompts}: no prompt to train on; the data set is empty")
-        checkpoint, work = train_grpo(self, examples, start, out, context)
+        checkpoint, work = train_grpo(self, self.examples(), start, out, context)
         write_json(out / "work.json", work.as_dict(context.parameters))
         return checkpoint
-
-
-def check(stage: Grpo) -> None:
-    """Raise `RecipeError` for settings that contradict each other."""
-    rows = stage.prompts_per_step * stage.group
-    if stage.group < 2:
-        raise RecipeError(f"stage {stage.name!r}: group = {stage.group}; an advantage compares answers, so at least 2 are needed")
-    if stage.micro_batch and (rows % stage.micro_batch or stage.micro_batch % stage.group):
-        raise RecipeError(
-            f"stage {stage.name!r}: micro_batch = {stage.micro_batch}; wanted a multiple of group ({stage.group}) that divides "
-            f"prompts_per_step * group ({rows}), or 0 for all rows at once"
-        )
-    if not stage.rewards or all(w == 0 for w in stage.rewards.values()):
-        raise RecipeError(f"stage {stage.name!r}: no reward has a weight; wanted for example rewards = {{ harm = 0.5 }}")
-    if any(w < 0 for w in stage.rewards.values()):
-        raise RecipeError(
-            f"stage {stage.name!r}: a weight is negative; graders already say which end is good, give it as positive"
-        )
-    if (stage.adapt == "audited") != bool(stage.auditor):
-        raise RecipeError(f'stage {stage.name!r}: adapt = "audited" and `auditor` go together; give both or neither')
-    if stage.auditor in stage.rewards:
-        raise RecipeError(f"stage {stage.name!r}: the auditor {stage.auditor!r} is also a reward; it must be independent of them")
-    if stage.adapt == "audited" and "harm" not in stage.rewards:
-        raise RecipeError(f'stage {stage.name!r}: adapt = "audited" tightens the weight of `harm`, which is no reward here')

@@ -5,7 +5,6 @@ are 2 a weight and token forward and 2 or 4 more backward, and time divides them
 by how much of it each kind of work reached when it was measured (EFFICIENCY). Expect a factor of 1.5 either way.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from temper import machine
 from temper.data.read import read
 from temper.errors import ModelError, RunError
 from temper.files import read_json
-from temper.train.grpo import Grpo, check
+from temper.train.grpo import Grpo
 from temper.train.recipe import Recipe, StageSpec
 from temper.train.run import Work
 from temper.train.sft import Sft
@@ -99,10 +98,10 @@ def _local(base: str) -> Path:
 
 def _stage(names: tuple[str, ...], stage: StageSpec, shape: Shape, speed: float) -> Step:
     name = "train " + "+".join(names)
+    stage.check()
     if isinstance(stage, Sft):
         return _sft(name, stage, shape, speed)
     if isinstance(stage, Grpo):
-        check(stage)
         return _grpo(name, stage, shape, speed)
     raise RunError(f"{name}: no estimate for stages of kind {stage.kind!r}")
 
@@ -140,7 +139,7 @@ def _proof(arm: str, recipe: Recipe, shape: Shape, speed: float) -> Step:
     prompts: list[int] = []
     for suite in prove.suites:
         lengths = [_tokens(e.prompt) + TEMPLATE_TOKENS for e in read(suite)]
-        prompts += lengths[: prove.limit or None]
+        prompts += lengths[: prove.cap(suite) or None]
     tokens = sum(prompts) + len(prompts) * prove.samples * prove.max_new_tokens
     flops = Work(forward_tokens=tokens).flops(shape.parameters)
     cache = 64 * (max(prompts, default=0) + prove.max_new_tokens) * shape.layers * 2 * shape.kv * FP32
@@ -159,7 +158,3 @@ def _training_bytes(shape: Shape, lora_r: int, tokens: int) -> float:
 
 def _tokens(text: str) -> int:
     return max(1, round(len(text) / CHARS_PER_TOKEN))
-
-
-def total_seconds(steps: Sequence[Step]) -> float:
-    return sum(s.seconds for s in steps)

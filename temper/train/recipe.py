@@ -28,6 +28,9 @@ class StageSpec(Protocol):
     def source(self) -> str:
         """Name of the data it trains on."""
 
+    def check(self) -> None:
+        """Raise for settings that contradict each other and for data that is not there, before anything is loaded."""
+
     def graders(self) -> tuple[str, ...]:
         """Names of the graders it pays with or adapts by."""
 
@@ -45,18 +48,23 @@ class StageSpec(Protocol):
 class Prove:
     """What is measured at the end of every arm.
 
-    `gold` is the judge that never was a reward. `limit` caps the prompts of each suite (0 = all), taken in file order;
-    `samples` is the number of answers a prompt; temperature 0 is greedy.
+    `gold` is the judge that never was a reward. `limit` caps the prompts of each suite (0 = all), spread evenly over its file;
+    `limits` does so for single suites. `samples` is the number of answers a prompt; temperature 0 is greedy.
     """
 
     suites: tuple[str, ...] = ("harm", "over-refusal", "benign", "reasoning")
     gold: str = "gold"
     graders: tuple[str, ...] = ()
     limit: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)
     samples: int = 1
     max_new_tokens: int = 256
     temperature: float = 0.7
     top_p: float = 1.0
+
+    def cap(self, suite: str) -> int:
+        """Most prompts of one suite; 0 for all."""
+        return self.limits.get(suite, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,9 @@ def parse_recipe(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
         if not isinstance(recipe[key], kind) or isinstance(recipe[key], bool):
             raise RecipeError(f"{where}: {key} = {recipe[key]!r} is a {type(recipe[key]).__name__}; wanted {kind}")
     prove = build(Prove, table.get("prove", {}), f"{where}: prove")
+    for name in prove.limits:
+        if name not in prove.suites:
+            raise RecipeError(f"{where}: prove: limits names suite {name!r}, which is not asked; {nearest(name, prove.suites)}")
     return Recipe(stages=stages, arms=arms, prove=prove, **recipe)
 
 

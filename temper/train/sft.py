@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.data.read import Dialogue, fingerprint, read_dialogues
-from temper.errors import DataError
+from temper.errors import DataError, RecipeError
 from temper.files import write_json
 from temper.train.run import Context, Work
 from temper.types import Checkpoint, Example
@@ -47,6 +47,15 @@ class Sft:
     def dialogues(self) -> list[Dialogue]:
         return read_dialogues(self.data, split="train", limit=self.limit or None)
 
+    def check(self) -> None:
+        """Raise `RecipeError` for settings that contradict each other, `DataError` if there is nothing to train on."""
+        if self.micro_batch < 1 or self.batch % self.micro_batch:
+            raise RecipeError(f"stage {self.name!r}: batch = {self.batch} is no multiple of micro_batch = {self.micro_batch}")
+        if self.epochs <= 0:
+            raise RecipeError(f"stage {self.name!r}: epochs = {self.epochs}; wanted more than 0")
+        if not self.dialogues():
+            raise DataError(f"{self.data}: no dialogue to train on; the data set is empty")
+
     def fingerprint(self) -> dict[str, Any]:
         rows = self.dialogues()
         return {"n": len(rows), "fingerprint": fingerprint(rows)}
@@ -60,14 +69,11 @@ class Sft:
         from temper.train.trainer import Ledger, common_arguments, latest, quiet_and_compact, save_final, with_lora
 
         loaded = load(start, chat_template=context.chat_template, trainable=True)
-        dialogues = self.dialogues()
-        if not dialogues:
-            raise DataError(f"{self.data}: no dialogue to train on; the data set is empty")
-        rows = [encode(loaded, d, self.max_tokens) for d in dialogues]
+        rows = [encode(loaded, d, self.max_tokens) for d in self.dialogues()]
         model = with_lora(loaded.model, self.lora_r, self.lora_alpha, context.seed)
         arguments = SFTConfig(
             **common_arguments(out, context, lr=self.lr, batch=self.micro_batch, every=self.checkpoint_every, warmup=self.warmup),
-            gradient_accumulation_steps=max(1, self.batch // self.micro_batch),
+            gradient_accumulation_steps=self.batch // self.micro_batch,
             num_train_epochs=self.epochs,
             max_length=self.max_tokens,
             completion_only_loss=True,

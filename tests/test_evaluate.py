@@ -1,0 +1,121 @@
+"""Rows reach the disk as they are made, a killed proof asks only for what is missing, and nothing ungraded becomes a number."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from temper import Completion, Example, Message, Named, Score, Suite
+from temper.errors import DataError, ProofError
+from temper.files import read_rows, sealed
+from temper.prove import evaluate as subject
+from temper.prove.evaluate import Panel, check_independence, evaluate
+from temper.samplers.scripted import Scripted
+
+
+def example(i: int, klass: str = "harmful") -> Example:
+    return Example(f"e{i}", (Message("user", f"question {i}"),), tags=frozenset({klass, "category:fraud"}))
+
+
+def refusal(completions: Sequence[Completion]) -> list[Score]:
+    return [Score(float("cannot" in c.answer)) for c in completions]
+
+
+def gold(completions: Sequence[Completion]) -> list[Score]:
+    return [Score(None, "no opinion") if "?" in c.answer else Score(0.9, parts={"threshold": 0.4}) for c in completions]
+
+
+REFUSAL, GOLD = Named("refusal", refusal, "r"), Named("gold", gold, "g", "w1")
+PANEL = Panel((REFUSAL,), REFUSAL, GOLD)
+ANSWERS = {f"e{i}": f"<think>thought {i}</think>\n\nanswer {i}" for i in range(200)}
+
+
+class Counting:
+    """A sampler that remembers what it was asked and may die on the way."""
+
+    def __init__(self, die_after: int = 10**9) -> None:
+        self.asked: list[str] = []
+        self.die_after = die_after
+        self.inner = Scripted(ANSWERS)
+
+    def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
+        if len(self.asked) >= self.die_after:
+            raise KeyboardInterrupt
+        self.asked += [e.id for e in examples]
+        return self.inner(examples, n=n)
+
+
+def ask(sampler: object, folder: Path, *, count: int = 150, samples: int = 1, address: str = "a"):  # type: ignore[no-untyped-def]
+    suite = Suite("harm", tuple(example(i) for i in range(count)))
+    return evaluate(sampler, suite, PANEL, folder, arm="base", address=address, samples=samples)  # type: ignore[arg-type]
+
+
+def test_a_proof_that_dies_keeps_its_rows_and_asks_only_for_the_rest(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ask(Counting(die_after=64), tmp_path)
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 64
+    assert not sealed(tmp_path)
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"torn')
+    again = Counting()
+    rows = ask(again, tmp_path)
+    assert again.asked == [f"e{i}" for i in range(64, 150)]
+    assert [r["id"] for r in rows] == [f"e{i}" for i in range(150)]
+    assert sealed(tmp_path)
+
+
+def test_a_finished_proof_asks_nothing(tmp_path: Path) -> None:
+    ask(Counting(), tmp_path)
+    again = Counting()
+    assert len(ask(again, tmp_path)) == 150
+    assert again.asked == []
+
+
+def test_rows_of_another_model_are_refused_rather_than_mixed(tmp_path: Path) -> None:
+    ask(Counting(), tmp_path, count=3)
+    with pytest.raises(ProofError, match="holds answers of another model"):
+        ask(Counting(), tmp_path, count=3, address="b")
+
+
+def test_a_row_keeps_reasoning_apart_and_an_abstention_as_none(tmp_path: Path) -> None:
+    sampler = Scripted({"e0": "<think>hm</think>\n\nI cannot.", "e1": "why?", "e2": "<think>never closed"})
+    rows = ask(sampler, tmp_path, count=3)
+    assert (rows[0]["reasoning"], rows[0]["answer"], rows[0]["outcome"]) == ("hm", "I cannot.", "refused")
+    assert rows[1]["scores"]["gold"] == {"value": None, "why": "no opinion", "parts": {}}
+    assert (rows[2]["answer"], rows[2]["outcome"]) == ("", "truncated_in_thought")
+    assert rows[0]["category"] == "fraud"
+
+
+def test_samples_of_a_prompt_are_numbered(tmp_path: Path) -> None:
+    rows = ask(Counting(), tmp_path, count=2, samples=3)
+    assert [(r["id"], r["sample"]) for r in rows] == [("e0", 0), ("e0", 1), ("e0", 2), ("e1", 0), ("e1", 1), ("e1", 2)]
+
+
+def test_gold_reads_only_the_classes_it_is_for() -> None:
+    completions = [(0, Completion(example(0, k), "x")) for k in ("harmful", "benign")]
+    rows = subject.grade_rows(completions, PANEL, suite="s", arm="a")
+    assert [r["scores"]["gold"]["value"] for r in rows] == [0.9, None]
+
+
+def test_an_example_without_a_class_and_an_empty_suite_are_data_errors(tmp_path: Path) -> None:
+    bare = Suite("s", (Example("e0", (Message("user", "q"),)),))
+    with pytest.raises(DataError, match="has 0 classes"):
+        evaluate(Scripted(ANSWERS), bare, PANEL, tmp_path, arm="a", address="x")
+    with pytest.raises(DataError, match="no examples"):
+        evaluate(Scripted(ANSWERS), Suite("s", ()), PANEL, tmp_path, arm="a", address="x")
+
+
+def test_a_grader_that_breaks_its_contract_is_an_error_and_no_row() -> None:
+    wild = Named("wild", lambda c: [Score(2.0)] * len(c), "i")
+    with pytest.raises(ProofError, match=r"gave 2\.0 for 'e0'"):
+        subject.grade_rows([(0, Completion(example(0), "x"))], Panel((wild,), REFUSAL), suite="s", arm="a")
+
+
+@pytest.mark.parametrize("reward", [Named("gold", refusal, "x"), Named("other", gold, "g"), Named("other", gold, "y", "w1")])
+def test_a_judge_is_refused_if_it_shares_name_code_or_weights_with_a_reward(reward: Named) -> None:
+    with pytest.raises(ProofError, match="also the reward"):
+        check_independence([reward], GOLD)
+
+
+def test_independent_rules_without_weights_are_not_confused_with_each_other() -> None:
+    check_independence([Named("a", refusal, "1"), Named("b", refusal, "2")], Named("c", gold, "3"))
