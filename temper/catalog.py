@@ -72,11 +72,17 @@ def weights(made: Any) -> str:
 
 
 def card(name: str) -> str:
-    """One line of what was measured about a shipped judge on its dev split; "" for others."""
-    folder = CARDS.get(name)
-    if folder is None or not (_package(folder[0]) / folder[1] / "card.json").is_file():
+    """One line of what was measured about a shipped judge on dev rows, sources it never saw in training first; "" for others."""
+    if name not in CARDS:
         return ""
-    return str(read_json(_package(folder[0]) / folder[1] / "card.json")["line"])
+    package, folder = CARDS[name]
+    sources = read_json(_package(package) / folder / "card.json")["sources"]
+    measured = [(s["trained_on"], source, s) for source, s in sources.items() if s["auc"]]
+    told = [
+        f"{s['auc'][0]:.2f} on {source} (n {s['n']}, {'train split seen' if seen else 'never trained on'})"
+        for seen, source, s in sorted(measured, key=lambda m: m[:2])
+    ]
+    return f"AUC {', '.join(told)}" if told else ""
 
 
 def identity(made: Any) -> str:

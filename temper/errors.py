@@ -1,15 +1,15 @@
 """Every error temper raises on purpose.
 
-    TemperError
-    ├── UsageError            the request is wrong; exit code 2
-    │   ├── RecipeError       a recipe key, type or reference
-    │   ├── DataError         a file, row, label or schema
-    │   └── UnknownName       no grader, suite, model or stage of that name
-    └── RunError              the request was fine and the work failed; exit code 1
-        ├── ModelError        a model that cannot be fetched, verified or used
-        ├── TrainError        training diverged or ran out of a resource
-        ├── ProofError        a proof that would not be one (for example a judge that also was a reward)
-        └── StorageError      a file that cannot be written or is damaged
+TemperError
+├── UsageError            the request is wrong; exit code 2
+│   ├── RecipeError       a recipe key, type or reference
+│   ├── DataError         a file, row, label or schema
+│   └── UnknownName       no grader, suite, model or stage of that name
+└── RunError              the request was fine and the work failed; exit code 1
+    ├── ModelError        a model that cannot be fetched, verified or used
+    ├── TrainError        training diverged or ran out of a resource
+    ├── ProofError        a proof that would not be one (for example a judge that also was a reward)
+    └── StorageError      a file that cannot be written or is damaged
 """
 
 import difflib
