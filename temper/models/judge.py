@@ -74,6 +74,7 @@ def load_judge(model_folder: Path, adapter: Path, *, device: str | None = None) 
     from transformers import AutoConfig, AutoModel
 
     from temper.files import digest, file_sha256, read_json
+    from temper.models.load import quiet
 
     ours = (adapter / ADAPTER, adapter / SETTINGS)
     for path in (*ours, *(model_folder / name for name in ("config.json", "tokenizer.json", "model.safetensors"))):
@@ -83,7 +84,8 @@ def load_judge(model_folder: Path, adapter: Path, *, device: str | None = None) 
             )
     settings, state = read_json(adapter / SETTINGS), load_file(adapter / ADAPTER)
     config = AutoConfig.from_pretrained(model_folder, num_hidden_layers=settings["layers"])
-    body = AutoModel.from_pretrained(model_folder, config=config, dtype=torch.float32)
+    with quiet():  # the layers that are left out are meant to be
+        body = AutoModel.from_pretrained(model_folder, config=config, dtype=torch.float32)
     head = torch.nn.Linear(config.hidden_size, 1)
     head.load_state_dict({"weight": state.pop("head.weight").float(), "bias": state.pop("head.bias").float()})
     merge(body, state, settings["alpha"] / settings["rank"], adapter)
