@@ -110,12 +110,13 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     )
     context = Context(recipe.seed, source.parameters, recipe.chat_template, "", graders, gold, watch)
     made: dict[tuple[str, ...], Checkpoint] = {(): base}
+    addresses = {(): source.sha256, **{chain.names: chain.address for chain in chains}}
     for chain in chains:
         stage = recipe.stage(chain.names[-1])
         made[chain.names] = train_stage(this, chain, stage, made[chain.names[:-1]], recipe, context)
     panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold)
     for arm, names in recipe.arms.items():
-        asked = Asked(str(made[names].path or source.sha256), partial(local_sampler, made[names], recipe), source.parameters)
+        asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
         prove_arm(this, arm, asked, recipe, suites, panel, watch)
     return finish(this, recipe, chains, suites)
 
@@ -282,6 +283,7 @@ def _arm(folder: Path, arm: str, recipe: Recipe) -> Asked:
     if arm not in facts["arms"]:
         raise UsageError(f"{folder} has no arm {arm!r}; its arms are {', '.join(facts['arms'])}")
     source, stages = resolve(facts["model"]["name"]), facts["arms"][arm]
+    recipe = replace(recipe, chat_template=recipe.chat_template or facts["recipe"]["chat_template"])
     if not stages:
         return Asked(
             source.sha256, partial(local_sampler, Checkpoint(source.folder), recipe), source.parameters, sha256=source.sha256

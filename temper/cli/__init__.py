@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -12,6 +13,7 @@ from temper.errors import TemperError
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 app = typer.Typer(
     help="Make an open reasoning model measurably less harmful, and prove it.",
@@ -29,6 +31,8 @@ app.command()(graders.graders)
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr and exit code 2 (usage) or 1 (failure)."""
+    # what the training libraries will rename in their next major version is our concern, not our users'
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
     except TemperError as error:
