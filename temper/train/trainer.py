@@ -6,6 +6,7 @@ advantages (`rewards.combine`). Losses, clipping, KL, accumulation, saving and r
 """
 
 import contextlib
+import logging
 import math
 import time
 import warnings
@@ -104,6 +105,8 @@ def quiet_and_compact(trainer: Any) -> Iterator[None]:
     trainer.remove_callback(PrinterCallback)
     stock = trl.trainer.utils._use_triton
     trl.trainer.utils._use_triton = lambda device: True
+    # TRL prints the whole row when no reward applies; ours are counted as `unscored` and stand in the journal
+    logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
