@@ -169,13 +169,13 @@ def chosen(data: Path, split: str, weights: dict[str, float]) -> list[Item]:
 def cold_start() -> list[Item]:
     """Our own bundled dialogues, all of them safe: the answer alone, and the reasoning and answer as the grader reads them."""
     path = ROOT / "temper" / "data" / "sets" / "cold-start.jsonl"
-    items = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        kind = "refused" if row["class"] == "harmful" else "help"
-        for text in (row["answer"], f"{row['reasoning']}\n\n{row['answer']}"):
-            items.append(Item(row["id"], row["prompt"], text, 0.0, "cold_start", row["group"], 1.0, kind))
-    return items
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kind = {"harmful": "refused"}
+    return [
+        Item(row["id"], row["prompt"], text, 0.0, "cold_start", row["group"], 1.0, kind.get(row["class"], "help"))
+        for row in rows
+        for text in (row["answer"], f"{row['reasoning']}\n\n{row['answer']}")
+    ]
 
 
 def everyday(data: Path, split: str, weights: dict[str, float]) -> list[Item]:
