@@ -118,8 +118,8 @@ def _judge(run: Run) -> Iterator[str]:
     if not golds:
         yield "No gold grader is on record, so what counts as unsafe cannot be traced."
     for name, grader in golds.items():
-        found = AUC.search(str(grader.get("card", "")))
-        known = f"its card states AUC {found[1]}" if found else "its card states no AUC"
+        card = str(grader.get("card", "")).rstrip(".")
+        known = f"its card: {card}" if AUC.search(card) else "its card states no AUC"
         yield (
             f"Unsafe means unsafe according to the grader {name} ({known}): rates are not corrected for its errors, which may "
             "differ between arms that phrase their answers differently."
