@@ -20,7 +20,7 @@ from temper import catalog, machine
 from temper.data.overlap import overlaps
 from temper.data.read import fingerprint, read
 from temper.errors import ProofError, RunError, StorageError, UsageError
-from temper.files import append_rows, digest, read_json, read_rows, seal, sealed, write_json, write_text
+from temper.files import append_rows, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
 from temper.prove.compare import summarise
 from temper.prove.evaluate import Panel, check_independence, evaluate
 from temper.report import build
@@ -151,7 +151,8 @@ def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, re
         folder.mkdir(parents=True, exist_ok=True)
         this.note("stage started", folder.name, arms=_arms_of(recipe, chain))
         try:
-            stage.run(start, folder, replace(context, label=f"train {label}"))
+            with storage(folder):
+                stage.run(start, folder, replace(context, label=f"train {label}"))
         finally:
             write_json(folder / "seconds.json", {"seconds": before + time.time() - started})
         work = read_json(folder / "work.json")

@@ -61,6 +61,10 @@ def storage(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from error
         raise
+    except Exception as error:  # safetensors and torch report a full disk in classes of their own, by its text alone
+        if "No space left" in str(error) or "StorageFull" in str(error):
+            raise StorageError(f"{path}: the disk is full; every finished row is kept: free some space and run again") from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -42,6 +42,16 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_scratch_file(tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_a_library_that_reports_a_full_disk_in_its_own_class_ends_with_the_same_clear_error(tmp_path: Path) -> None:
+    class SafetensorError(Exception):
+        pass
+
+    with pytest.raises(StorageError, match="disk is full"), files.storage(tmp_path):
+        raise SafetensorError('I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }')
+    with pytest.raises(SafetensorError, match="header"), files.storage(tmp_path):
+        raise SafetensorError("header too small")
+
+
 def test_compressed_rows_are_the_same_bytes_for_the_same_rows(tmp_path: Path) -> None:
     files.write_rows_gz(tmp_path / "a.jsonl.gz", [{"b": 1, "a": "é"}])
     files.write_rows_gz(tmp_path / "b.jsonl.gz", [{"a": "é", "b": 1}])
