@@ -74,6 +74,7 @@ def run(
     recipe = read_recipe(recipe_path)
     recipe = recipe if seed is None else replace(recipe, seed=seed)
     folder = out or Path("runs") / recipe_path.stem
+    machine.keep_freed_memory()
     with _locked(folder):
         return _run(recipe, recipe_path, Run(folder), command, watch)
 
