@@ -69,5 +69,8 @@ def _module(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UnknownName(f"{file}: not a Python file that can be imported")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may fail in any way; the name of the file is what helps
+        raise UnknownName(f"{file}: cannot be imported ({type(error).__name__}: {error})") from error
     return module

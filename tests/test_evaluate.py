@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from temper import Completion, Example, Message, Named, Score, Suite
-from temper.errors import DataError, ProofError
+from temper.errors import DataError, ProofError, RunError
 from temper.files import read_rows, sealed
 from temper.prove import evaluate as subject
 from temper.prove.evaluate import Panel, check_independence, evaluate
@@ -107,7 +107,7 @@ def test_an_example_without_a_class_and_an_empty_suite_are_data_errors(tmp_path:
 
 def test_a_grader_that_breaks_its_contract_is_an_error_and_no_row() -> None:
     wild = Named("wild", lambda c: [Score(2.0)] * len(c), "i")
-    with pytest.raises(ProofError, match=r"gave 2\.0 for 'e0'"):
+    with pytest.raises(RunError, match=r"gave 2\.0 for 'e0'"):
         subject.grade_rows([(0, Completion(example(0), "x"))], Panel((wild,), REFUSAL), suite="s", arm="a")
 
 
@@ -119,3 +119,11 @@ def test_a_judge_is_refused_if_it_shares_name_code_or_weights_with_a_reward(rewa
 
 def test_independent_rules_without_weights_are_not_confused_with_each_other() -> None:
     check_independence([Named("a", refusal, "1"), Named("b", refusal, "2")], Named("c", gold, "3"))
+
+
+def test_a_grader_that_raises_ends_with_its_name_and_never_becomes_a_score() -> None:
+    def broken(completions: Sequence[Completion]) -> list[Score]:
+        raise ValueError("boom")
+
+    with pytest.raises(RunError, match=r"grader 'mine' failed \(ValueError: boom\)"):
+        subject.grade_rows([(0, Completion(example(0), "x"))], Panel((Named("mine", broken, "i"),), REFUSAL), suite="s", arm="a")

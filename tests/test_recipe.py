@@ -49,7 +49,10 @@ def test_shared_prefixes_are_trained_once_and_parents_first() -> None:
         (with_(prove={"suite": ["harm"]}), r"prove: unknown key 'suite'; did you mean 'suites'"),
         (with_(stage=[{"kind": "sft", "epochs": "two"}]), r"stage 1 \(sft\): epochs = 'two'"),
         (with_(stage=[{"kind": "sft", "lr": True}]), r"lr = true; wanted a number"),
-        (with_(seed="7"), r"seed = '7' is a str"),
+        (with_(seed="7"), r"seed = '7' is a str; wanted int"),
+        (with_(arms={"../x": []}), r"arm '\.\./x' becomes part of a folder's name"),
+        (with_(prove={"suites": []}), "suites is empty"),
+        (with_(prove={"limit": -1}), "a limit is negative"),
         ({"stage": []}, r"no `base`"),
     ],
 )
@@ -64,6 +67,11 @@ def test_a_missing_recipe_names_the_nearest_file(tmp_path: Path) -> None:
         read_recipe(tmp_path / "quikstart.toml")
 
 
+def test_a_folder_is_not_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="wanted a TOML file"):
+        read_recipe(tmp_path)
+
+
 def test_a_recipe_that_is_not_toml_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('base = "x"\nseed = = 3')
     with pytest.raises(RecipeError, match="line 2"):
@@ -74,6 +82,7 @@ def test_a_recipe_that_is_not_toml_is_named_with_its_line(tmp_path: Path) -> Non
     ("stage", "message"),
     [
         (Grpo(group=1), "at least 2"),
+        (Grpo(steps=0), "at least 1"),
         (Grpo(micro_batch=12), "multiple of group"),
         (Grpo(rewards={}), "no reward has a weight"),
         (Grpo(rewards={"harm": -1.0}), "negative"),

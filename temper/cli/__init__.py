@@ -1,5 +1,6 @@
 """The command line: one file a verb; parse, call one function, print what it returned."""
 
+import errno
 import os
 import sys
 import warnings
@@ -39,8 +40,9 @@ def main() -> None:
         print(f"temper: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
     except OSError as error:
-        if error.errno != 28:
+        if error.errno is None or error.filename is None:
             raise
-        said = f"temper: the disk is full ({error.filename}); every finished row is kept: free some space and run again"
+        full = "the disk is full; every finished row is kept: free some space and run again"
+        said = f"temper: {error.filename}: {full if error.errno == errno.ENOSPC else error.strerror}"
         print(said, file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from temper.errors import DataError, ProofError
 from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, write_json
+from temper.rewards.signal import grade
 from temper.text.outcome import outcome
 from temper.types import Completion, Example, Named, Sampler, Score, Suite
 
@@ -90,17 +91,11 @@ def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, s
 
 
 def grade_where(grader: Named, completions: Sequence[Completion], classes: Sequence[str]) -> list[Score]:
-    """Grade the completions of some classes; the others get `Score(None)`. Raises `ProofError` if the contract is broken."""
+    """Grade the completions of some classes; the others get `Score(None)`. Raises `RunError` if a grader fails."""
     chosen = [i for i, c in enumerate(completions) if klass(c.example) in classes]
-    given = list(grader.grade([completions[i] for i in chosen])) if chosen else []
-    if len(given) != len(chosen):
-        raise ProofError(f"grader {grader.name!r} returned {len(given)} scores for {len(chosen)} completions; wanted one each")
+    given = grade(grader, [completions[i] for i in chosen])
     scores = [Score(None, "not asked about this class")] * len(completions)
     for i, score in zip(chosen, given, strict=True):
-        if score.value is not None and not 0.0 <= score.value <= 1.0:
-            raise ProofError(
-                f"grader {grader.name!r} gave {score.value!r} for {completions[i].example.id!r}; wanted [0, 1] or None"
-            )
         scores[i] = score
     return scores
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from temper.errors import RunError
+from temper.errors import RunError, TemperError
 from temper.rewards.combine import advantages, combine, oriented, zero_variance
 from temper.types import Completion, Named, Score
 
@@ -51,14 +51,22 @@ def grade(grader: Named, completions: Sequence[Completion]) -> list[Score]:
     """Call a grader and hold it to its contract: one score a completion, values in [0, 1] or None. Raises `RunError`."""
     if not completions:
         return []
-    scores = list(grader.grade(completions))
+    try:
+        scores = list(grader.grade(completions))
+    except TemperError:
+        raise
+    except Exception as error:  # a user's grader may fail in any way; a failure is never a score, so the work stops here
+        raise RunError(f"grader {grader.name!r} failed ({type(error).__name__}: {error}); every finished row is kept") from error
     if len(scores) != len(completions):
         raise RunError(
             f"grader {grader.name!r} returned {len(scores)} scores for {len(completions)} completions; wanted one each"
         )
-    for score in scores:
+    for completion, score in zip(completions, scores, strict=True):
         if score.value is not None and not 0.0 <= score.value <= 1.0:
-            raise RunError(f"grader {grader.name!r} gave {score.value!r}; a value lies in [0, 1], or is None for not graded")
+            raise RunError(
+                f"grader {grader.name!r} gave {score.value!r} for {completion.example.id!r}; wanted [0, 1], or None for "
+                "not graded"
+            )
     return scores
 
 

@@ -61,6 +61,10 @@ class Grpo:
     def check(self) -> None:
         """Raise `RecipeError` for settings that contradict each other, `DataError` if there is nothing to train on."""
         rows = self.prompts_per_step * self.group
+        if min(self.steps, self.prompts_per_step, self.max_new_tokens, self.checkpoint_every) < 1 or self.temperature <= 0:
+            raise RecipeError(
+                f"stage {self.name!r}: steps, prompts_per_step, max_new_tokens, checkpoint_every at least 1; temperature > 0"
+            )
         if self.group < 2:
             raise RecipeError(f"stage {self.name!r}: group = {self.group}; an advantage compares answers: give at least 2")
         if self.micro_batch and (rows % self.micro_batch or self.micro_batch % self.group):

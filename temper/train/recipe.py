@@ -1,6 +1,7 @@
 """A recipe: base model, stages, arms and proof, read from TOML once and checked to the last key. Torch-free."""
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ def read_recipe(path: Path) -> Recipe:
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in sorted(path.parent.glob("*.toml"))]) if path.parent.is_dir() else ""
         raise RecipeError(f"{path}: no such recipe; {near or 'its folder does not exist either'}") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); wanted a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML ({error})") from None
     return parse_recipe(table, where=str(path))
@@ -114,8 +117,9 @@ def parse_recipe(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     recipe = {"base": table["base"], "seed": table.get("seed", 0), "chat_template": table.get("chat_template")}
     for key, kind in (("base", str), ("seed", int), ("chat_template", (str, type(None)))):
         if not isinstance(recipe[key], kind) or isinstance(recipe[key], bool):
-            raise RecipeError(f"{where}: {key} = {recipe[key]!r} is a {type(recipe[key]).__name__}; wanted {kind}")
+            raise RecipeError(f"{where}: {key} = {recipe[key]!r} is a {type(recipe[key]).__name__}; wanted {_kinds(kind)}")
     prove = build(Prove, table.get("prove", {}), f"{where}: prove")
+    _prove_makes_sense(prove, f"{where}: prove")
     for name in prove.limits:
         if name not in prove.suites:
             raise RecipeError(f"{where}: prove: limits names suite {name!r}, which is not asked; {nearest(name, prove.suites)}")
@@ -157,12 +161,27 @@ def _arms(table: Any, stages: list[str], where: str) -> dict[str, tuple[str, ...
     if not isinstance(table, Mapping):
         raise RecipeError(f'{where}: arms is a {type(table).__name__}; wanted a table such as hybrid = ["sft", "grpo"]')
     for arm, names in table.items():
+        if not re.fullmatch(r"[\w.-]+", arm) or arm.startswith("."):
+            raise RecipeError(f"{where}: arm {arm!r} becomes part of a folder's name; use letters, digits, - and _")
         if not isinstance(names, list):
             raise RecipeError(f"{where}: arm {arm!r} is {names!r}; wanted a list of stage names, [] for the base model")
         for name in names:
             if name not in stages:
                 raise RecipeError(f"{where}: arm {arm!r} uses stage {name!r}, which is not defined; {nearest(str(name), stages)}")
     return {arm: tuple(names) for arm, names in table.items()}
+
+
+def _prove_makes_sense(prove: Prove, where: str) -> None:
+    if not prove.suites:
+        raise RecipeError(f"{where}: suites is empty; nothing would be measured")
+    if prove.samples < 1 or prove.max_new_tokens < 1:
+        raise RecipeError(
+            f"{where}: samples = {prove.samples}, max_new_tokens = {prove.max_new_tokens}; wanted at least 1 of each"
+        )
+    if min([prove.limit, *prove.limits.values()]) < 0:
+        raise RecipeError(f"{where}: a limit is negative; wanted the number of prompts, or 0 for all")
+    if prove.temperature < 0 or not 0 < prove.top_p <= 1:
+        raise RecipeError(f"{where}: temperature = {prove.temperature}, top_p = {prove.top_p}; wanted >= 0 and in (0, 1]")
 
 
 def _tables(table: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
@@ -176,6 +195,10 @@ def _known_keys(row: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in row:
         if key not in known:
             raise RecipeError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
+
+
+def _kinds(kind: type | tuple[type, ...]) -> str:
+    return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
 
 
 def _unique(names: list[str], where: str) -> None:
