@@ -451,7 +451,8 @@ def _overlap(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
 
 def _refuse_recorded(rewards: Mapping[str, Any], gold: Named) -> None:
     for name, facts in rewards.items():
-        if gold.identity == facts["identity"] or (gold.weights and gold.weights == facts["weights"]):
+        same_weights = gold.weights and gold.weights == facts["weights"]
+        if gold.name == name or gold.identity == facts["identity"] or same_weights:
             raise ProofError(
                 f"the gold judge {gold.name!r} was the reward {name!r} of this arm's training; choose another with --gold"
             )
