@@ -98,12 +98,12 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(tiny_model: Path) -
 def test_a_sliding_window_model_says_why_it_is_not_shared() -> None:
     from transformers import MistralConfig
 
-    from temper.models.generate import supports_sharing
+    from temper.models.packed import unshareable
 
     class Model:
         config = MistralConfig(sliding_window=16)
 
-    assert "window" in (supports_sharing(Model()) or "") or "sliding" in (supports_sharing(Model()) or "")
+    assert "window" in (unshareable(Model()) or "") or "sliding" in (unshareable(Model()) or "")
 
 
 def test_a_local_sampler_asked_for_the_missing_half_gives_the_same_answers(tiny_model: Path) -> None:

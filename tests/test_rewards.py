@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from temper.errors import RunError
 from temper.rewards.adapt import CEILING, Observed, Rules, State, adapt, apply
-from temper.rewards.combine import advantages, combine, zero_variance
+from temper.rewards.combine import advantages, combine, flat_groups
 from temper.rewards.signal import Signal, grade
 from temper.types import Completion, Example, Message, Named, Score
 
@@ -53,7 +53,7 @@ def test_one_scale_serves_the_whole_batch_so_that_a_quiet_group_stays_quiet() ->
 
 def test_equal_rewards_teach_nothing_instead_of_amplified_noise() -> None:
     assert advantages([0.3] * 4, ["g"] * 4) == [0.0] * 4
-    assert zero_variance([0.3, 0.3, 0.1, 0.2], ["a", "a", "b", "b"]) == 0.5
+    assert flat_groups([0.3, 0.3, 0.1, 0.2], ["a", "a", "b", "b"]) == {"a"}
 
 
 def test_a_weight_tightens_while_audits_find_harm_and_never_falls_below_the_recipes_own() -> None:

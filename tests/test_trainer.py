@@ -1,82 +1,13 @@
-"""The shared training pass has the stock loss and gradient; merging an adapter leaves the frozen weights as they were."""
+"""Which checkpoint is resumed from, how groups are dealt to micro-batches, and what the trainer leaves out of a step."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.train
 torch = pytest.importorskip("torch")
-
-KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma"]
-
-
-def model_of(folder: Path, lora: bool):  # type: ignore[no-untyped-def]
-    from temper.models.load import load
-    from temper.train.trainer import with_lora
-    from temper.types import Checkpoint
-
-    model = load(Checkpoint(folder), trainable=True).model
-    model = with_lora(model, 4 if lora else 0, 8, seed=0)
-    if lora:  # a fresh adapter's B is zero, which would hide an error in its gradient
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.05)
-    return model
-
-
-def batch():  # type: ignore[no-untyped-def]
-    """Two prompts with two completions each, of 4, 1, 3 and 2 tokens, padded to 5: odd lengths and one-token answers."""
-    prompts = torch.tensor([[2, 2, 5, 9], [2, 2, 5, 9], [7, 8, 9, 10], [7, 8, 9, 10]])
-    prompt_mask = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]])
-    answers = torch.tensor([[20, 21, 22, 1, 2], [30, 2, 2, 2, 2], [40, 41, 1, 2, 2], [50, 1, 2, 2, 2]])
-    answer_mask = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
-    return torch.cat([prompts, answers], 1), torch.cat([prompt_mask, answer_mask], 1), answer_mask
-
-
-def stock(model, ids, mask, width, temperature):  # type: ignore[no-untyped-def]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -width - 1 : -1].float() / temperature
-    logprobs = torch.log_softmax(logits, -1)
-    entropy = -(logprobs.exp() * logprobs).sum(-1)
-    return logprobs.gather(-1, ids[:, -width:, None]).squeeze(-1), entropy
-
-
-@pytest.mark.parametrize("lora", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_shared_log_probabilities_entropies_and_gradients_equal_the_stock_ones(tmp_path: Path, kind: str, lora: bool) -> None:
-    from conftest import make_tiny
-
-    from temper.train.trainer import _decoder, shared_logprobs
-
-    model = model_of(make_tiny(tmp_path / kind, kind), lora)
-    ids, mask, answer_mask = batch()
-    weights = torch.randn(answer_mask.shape, generator=torch.Generator().manual_seed(0)) * answer_mask
-    gradients = []
-    for logprobs, entropy in (stock(model, ids, mask, 5, 0.7), shared_logprobs(_decoder(model), ids, mask, 5, 0.7)):
-        model.zero_grad()
-        (logprobs * weights).sum().backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        gradients.append((logprobs * answer_mask, entropy * answer_mask, gradient))
-    (a, ea, ga), (b, eb, gb) = gradients
-    assert torch.allclose(a, b, atol=1e-5)
-    assert torch.allclose(ea, eb, atol=1e-4)
-    assert ((ga - gb).norm() / ga.norm()).item() < 1e-5
-
-
-def test_a_merged_adapter_samples_like_an_unmerged_one_and_leaves_no_trace(tiny_model: Path) -> None:
-    from temper.train.trainer import merged
-
-    model = model_of(tiny_model, lora=True).eval()
-    ids = torch.tensor([[5, 9, 20, 21]])
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with torch.no_grad():
-        adapted = model(ids).logits
-        with merged(model) as plain:
-            folded = plain(ids).logits
-        again = model(ids).logits
-    assert torch.allclose(adapted, folded, atol=1e-5)
-    assert torch.equal(adapted, again)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_consecutive_equal_prompts_are_counted_once() -> None:
@@ -94,3 +25,134 @@ def test_a_checkpoint_that_was_being_written_is_not_resumed_from(tmp_path: Path)
         for file in files:
             (folder / file).write_text("{}")
     assert (latest(tmp_path) or "").endswith("checkpoint-5")
+
+
+class Paid:
+    """A grader that pays by the answer's first letter, or the same for every answer to some prompts."""
+
+    def __init__(self, flat: Sequence[str] = ()) -> None:
+        self.flat = flat
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, completions: Sequence[Any], /) -> list[Any]:
+        from temper.types import Score
+
+        self.asked += [(c.example.id, c.raw) for c in completions]
+        return [Score(0.5 if c.example.id in self.flat else sum(map(ord, c.raw)) % 97 / 97) for c in completions]
+
+
+def train(
+    folder: Path, out: Path, grader: Any, prompts: int = 6, **settings: Any
+) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """Train the tiny model with the `grpo` stage's own code; its final adapter and its metrics rows."""
+    from safetensors.torch import load_file
+
+    from temper.files import read_rows
+    from temper.train.grpo import Grpo
+    from temper.train.run import Context
+    from temper.train.trainer import train_grpo
+    from temper.types import Checkpoint, Example, Message, Named
+
+    values = {"steps": 2, "prompts_per_step": 3, "group": 4, "max_new_tokens": 6, "temperature": 1.0, "lora_r": 4, "lr": 1e-2}
+    stage = Grpo(rewards={"paid": 1.0}, audits=0, checkpoint_every=9, **{**values, **settings})
+    examples = [Example(f"e{i}", (Message("user", "why " * (i + 1)),)) for i in range(prompts)]
+    context = Context(seed=1, graders={"paid": Named("paid", grader, "test")})
+    checkpoint, _ = train_grpo(stage, examples, Checkpoint(folder), out, context)
+    assert checkpoint.path is not None
+    return load_file(checkpoint.path / "adapter_model.safetensors"), list(read_rows(out / "metrics.jsonl"))
+
+
+def apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+@pytest.mark.parametrize("loss", ["dr_grpo", "dapo", "grpo"])
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_micro_batches_train_the_same_weights_as_one_batch(tiny_model: Path, tmp_path: Path, loss: str, beta: float) -> None:
+    # a weight moves by about the learning rate, 1e-2, a step, whatever its gradient: a wrong sign would be 2e-2 apart
+    whole, _ = train(tiny_model, tmp_path / "whole", Paid(), loss=loss, beta=beta)
+    parts, _ = train(tiny_model, tmp_path / "parts", Paid(), loss=loss, beta=beta, micro_batch=4)
+    assert apart(whole, parts) < 2e-3
+
+
+@pytest.mark.parametrize("loss", ["dr_grpo", "dapo", "grpo", "bnpo"])
+def test_leaving_out_rows_without_a_gradient_changes_nothing_and_is_counted(tiny_model: Path, tmp_path: Path, loss: str) -> None:
+    flat = [f"e{i}" for i in range(3)]
+    short, rows = train(tiny_model, tmp_path / "short", Paid(flat), loss=loss, beta=0.0)
+    full, other = train(tiny_model, tmp_path / "full", Paid(flat), loss=loss, beta=0.0, skip_flat=False)
+    assert apart(short, full) < 2e-3
+    assert sum(r["skipped_rows"] for r in rows) >= 4
+    assert "skipped_rows" not in other[0]
+    assert rows[0]["loss"] == pytest.approx(other[0]["loss"], abs=1e-5)
+
+
+def test_a_step_in_which_nothing_has_a_gradient_leaves_the_weights_alone(tiny_model: Path, tmp_path: Path) -> None:
+    weights, rows = train(tiny_model, tmp_path, Paid([f"e{i}" for i in range(6)]), beta=0.0)
+    assert rows[0]["loss"] == 0.0
+    assert rows[0]["skipped_rows"] == 12
+    assert all(torch.equal(w, torch.zeros_like(w)) for name, w in weights.items() if "lora_B" in name)
+
+
+def test_what_was_sampled_is_what_is_trained_on(tiny_model: Path, tmp_path: Path) -> None:
+    _, rows = train(tiny_model, tmp_path, Paid())
+    assert max(r["sampling_gap"] for r in rows) < 1e-5
+
+
+def test_flat_groups_are_replaced_by_other_prompts_and_counted(tiny_model: Path, tmp_path: Path) -> None:
+    from temper.files import read_rows
+
+    grader = Paid(["e0", "e1", "e2"])
+    _, rows = train(tiny_model, tmp_path, grader, resample=20)
+    assert sum(r["resampled"] for r in rows) >= 1
+    assert all(r["zero_variance"] == 0.0 for r in rows)
+    trained = {r["id"] for r in read_rows(tmp_path / "rollouts.jsonl.zst")}
+    assert trained == {"e3", "e4", "e5"}
+    # an answer that was kept is not graded a second time for the journal
+    assert len(grader.asked) <= sum(12 + 4 * r["resampled"] for r in rows)
+
+
+def test_resampling_ends_at_its_bound(tiny_model: Path, tmp_path: Path) -> None:
+    _, rows = train(tiny_model, tmp_path, Paid([f"e{i}" for i in range(6)]), resample=2)
+    assert [r["resampled"] for r in rows] == [6, 6]
+    assert all(r["zero_variance"] == 1.0 for r in rows)
+
+
+def test_a_shared_pass_that_differs_from_the_stock_one_is_not_used(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from temper.train import shared
+
+    right = shared.token_logprobs
+    monkeypatch.setattr(shared, "token_logprobs", lambda *given: tuple(1.01 * t for t in right(*given)))
+    train(tiny_model, tmp_path / "wrong", Paid())
+    assert "the self-check found loss and gradient 1.0e-02 and 1.0e-02 apart" in caplog.text
+
+
+def test_a_shared_pass_that_fails_is_not_used(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from temper.train import shared
+
+    def fails(*given: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(shared, "token_logprobs", fails)
+    train(tiny_model, tmp_path, Paid())
+    assert "the self-check of the shared pass failed (RuntimeError: no such kernel)" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{"share_prompts": False}, {"lora_r": 0}], ids=["stock", "full"])
+def test_every_way_to_train_ends_with_weights(tiny_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    from temper.train.grpo import Grpo
+    from temper.train.run import Context
+    from temper.train.trainer import train_grpo
+    from temper.types import Checkpoint, Example, Message, Named
+
+    stage = Grpo(rewards={"paid": 1.0}, audits=0, steps=1, prompts_per_step=2, group=2, max_new_tokens=4, **settings)
+    examples = [Example(f"e{i}", (Message("user", "why " * (i + 1)),)) for i in range(3)]
+    checkpoint, work = train_grpo(
+        stage, examples, Checkpoint(tiny_model), tmp_path, Context(graders={"paid": Named("paid", Paid(), "test")})
+    )
+    assert checkpoint.path is not None or checkpoint.base != tiny_model
+    assert work.train_tokens > 0

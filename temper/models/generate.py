@@ -5,19 +5,23 @@ asks for the missing rows only and gets the same answers (up to the rounding of 
 Works for decoders whose layers all attend to the whole past; others go through the library's own `generate`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
-# Rows decoded at once. On a 2-core AVX2 CPU a step takes 62 ms for 1 row, 129 for 8 and 289 for 32: wider is cheaper per row
-# until the key/value cache no longer fits; 64 rows of 256 positions of the 135M default are 0.75 GB.
+from temper.models.packed import Tree, hidden_states
+from temper.models.products import sampled
+
+# Rows decoded at once: a row of the 135M default is cheaper the more share its step, up to about this many; the keys and values
+# of 64 answers of 256 tokens are 0.75 GB.
 ROWS = 64
 # Rebuild the batch without its finished rows once this share of them is left: each rebuild copies the cache.
 COMPACT_AT = 0.8
+# Entries of the vocabulary that are summed at once when a token is drawn.
+BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +44,33 @@ class Decoding:
     top_p: float = 1.0
 
 
-def supports_sharing(model: Any) -> str | None:
-    """None if prompts can be shared, else the reason why not (for a log line)."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        return f"its layers are {', '.join(sorted(kinds))}, and only full attention can share a cached prompt here"
-    if getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True):
-        return "it attends through a sliding window"
-    if getattr(model.config, "is_encoder_decoder", False):
-        return "it is an encoder-decoder"
-    return None
-
-
 @torch.no_grad()
 def sample(
-    model: Any, prompts: Sequence[Sequence[int]], counts: Sequence[int], uniforms: Tensor, decoding: Decoding, *, rows: int = ROWS
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    uniforms: Tensor,
+    decoding: Decoding,
+    *,
+    rows: int = ROWS,
+    weights: Mapping[Any, Tensor] | None = None,
 ) -> list[list[Sampled]]:
-    """Sample `counts[i]` answers to prompt i.
+    """Sample `counts[i]` answers to prompt i from a decoder, its adapters folded in.
 
     `uniforms` (sum of counts, max_new_tokens), in [0, 1): row r's token t is the inverse of its distribution at `uniforms[r, t]`.
-    Prompts are taken in order of length, so that little padding is computed, and returned in the order given.
+    Prompts are taken in order of length and returned in the order given. `weights` are those of `products.effective`, for a
+    caller that samples from the same model many times.
     """
     starts = [0]
     for count in counts:
         starts.append(starts[-1] + count)
     results: list[list[Sampled]] = [[] for _ in prompts]
-    for batch in _batches(prompts, counts, rows):
-        picked = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in batch])
-        flat = _sample_batch(model, [prompts[i] for i in batch], [counts[i] for i in batch], uniforms[picked], decoding)
-        for i in batch:
-            results[i] = [next(flat) for _ in range(counts[i])]
+    with sampled(model, weights):
+        for batch in _batches(prompts, counts, rows):
+            picked = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in batch])
+            flat = _sample_batch(model, [prompts[i] for i in batch], [counts[i] for i in batch], uniforms[picked], decoding)
+            for i in batch:
+                results[i] = [next(flat) for _ in range(counts[i])]
     return results
 
 
@@ -88,19 +89,16 @@ def _sample_batch(
     model: Any, prompts: list[Sequence[int]], counts: list[int], uniforms: Tensor, decoding: Decoding
 ) -> Iterator[Sampled]:
     on = model.device
-    ids, mask = left_pad(prompts, decoding.pad, on)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = Cache(layer_class_to_replicate=_Grown)
     body, head = model.base_model, model.get_output_embeddings()
-    hidden = body(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
-    fan = torch.arange(len(prompts), device=on).repeat_interleave(torch.tensor(counts, device=on))
-    for layer in cache.layers:
-        layer.fan_out(fan, decoding.max_new_tokens)
-    mask, position = mask[fan], positions[fan, -1] + 1
-    logits = head(hidden.last_hidden_state[:, -1])[fan]
+    tree = Tree(prompts, [[] for _ in prompts], on, keep=True)
+    hidden = hidden_states(body, tree.tokens, tree.positions, tree)
+    owner = torch.arange(len(prompts), device=on).repeat_interleave(torch.tensor(counts, device=on))
+    growing = Growing(tree, owner, decoding.max_new_tokens)
+    position = torch.tensor([len(p) for p in prompts], device=on)[owner]
+    logits = _logits(head, hidden[torch.tensor(tree.ends, device=on)], decoding)[owner]
     uniforms = uniforms.to(on)
 
-    total = len(fan)
+    total = len(owner)
     tokens = torch.full((total, decoding.max_new_tokens), decoding.pad, device=on)
     logprobs = torch.zeros((total, decoding.max_new_tokens), device=on)
     lengths = torch.full((total,), decoding.max_new_tokens, device=on)
@@ -118,78 +116,137 @@ def _sample_batch(
             break
         if left <= COMPACT_AT * len(alive):
             chosen = keep.nonzero().squeeze(1)
-            cache.batch_select_indices(chosen)
-            alive, mask, position, token = alive[chosen], mask[chosen], position[chosen], token[chosen]
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
-        step_ids, step_positions = token[:, None], position[:, None]
-        hidden = body(input_ids=step_ids, attention_mask=mask, position_ids=step_positions, past_key_values=cache, use_cache=True)
+            growing.select(chosen)
+            alive, position, token = alive[chosen], position[chosen], token[chosen]
+        logits = _logits(head, hidden_states(body, token, position, growing), decoding)
+        growing.used += 1
         position = position + 1
-        logits = head(hidden.last_hidden_state[:, -1])
     table, scores, ends, sizes = tokens.tolist(), logprobs.tolist(), ended.tolist(), lengths.tolist()
     return iter([Sampled(table[r][: sizes[r]], scores[r][: sizes[r]], ends[r]) for r in range(total)])
+
+
+def _logits(head: Any, hidden: Tensor, decoding: Decoding) -> Tensor:
+    """fp32 logits (R, V), divided by the temperature."""
+    return head(hidden / decoding.temperature if decoding.temperature else hidden).float()  # type: ignore[no-any-return]
 
 
 def choose(logits: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
     """Invert each row's cumulative distribution at `uniform` (R,); logits (R, V) -> token (R,), log-probability (R,).
 
-    The log-probability is that of the distribution sampled from (after temperature, before `top_p`), in nats.
+    The logits are already divided by the temperature; the log-probability, in nats, is that of the distribution before `top_p`.
     """
-    logits = logits.float()
     if decoding.temperature == 0:
         token = logits.argmax(-1)
         return token, torch.log_softmax(logits, -1).gather(-1, token[:, None]).squeeze(1)
-    logprobs = torch.log_softmax(logits / decoding.temperature, -1)
-    if decoding.top_p < 1:
-        token = _nucleus(logprobs, uniform, decoding.top_p)
-    else:
-        mass = logprobs.exp().cumsum(-1)
-        token = torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True).squeeze(1).clamp(max=logits.size(-1) - 1)
-    return token, logprobs.gather(-1, token[:, None]).squeeze(1)
+    chances = torch.softmax(logits, -1)
+    token = _nucleus(chances, uniform, decoding.top_p) if decoding.top_p < 1 else _inverse(chances, uniform)
+    return token, chances.gather(-1, token[:, None]).squeeze(1).log()
 
 
-def left_pad(prompts: Sequence[Sequence[int]], pad: int, on: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both (N, longest), padded on the left."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad)
-    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return ids.to(on), mask.to(on)
+def _inverse(chances: Tensor, uniform: Tensor) -> Tensor:
+    """The first token at which the summed chances (R, V) exceed `uniform` (R,) of their total.
+
+    Found in two steps, a block of the vocabulary and a place in it: a running sum over the whole vocabulary is a slow operation.
+    """
+    vocabulary = chances.size(-1)
+    padded = torch.nn.functional.pad(chances, (0, -vocabulary % BLOCK)).view(len(chances), -1, BLOCK)
+    mass = padded.sum(-1).cumsum(-1, dtype=torch.float64)
+    target = uniform.double()[:, None] * mass[:, -1:]
+    block = torch.searchsorted(mass, target, right=True).clamp(max=mass.size(-1) - 1)
+    before = torch.where(block > 0, mass.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    inside = padded.gather(1, block[..., None].expand(-1, 1, BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
+    place = torch.searchsorted(inside, target - before, right=True).clamp(max=BLOCK - 1)
+    return (block * BLOCK + place).squeeze(1).clamp(max=vocabulary - 1)
 
 
-def _nucleus(logprobs: Tensor, uniform: Tensor, top_p: float) -> Tensor:
-    ordered, index = logprobs.exp().sort(-1, descending=True)
+def _nucleus(chances: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    ordered, index = chances.sort(-1, descending=True)
     mass = ordered.cumsum(-1)
     kept = ordered.masked_fill(mass - ordered >= top_p, 0).cumsum(-1)
-    rank = torch.searchsorted(kept, (uniform * kept[:, -1])[:, None], right=True).clamp(max=logprobs.size(-1) - 1)
+    rank = torch.searchsorted(kept, (uniform * kept[:, -1])[:, None], right=True).clamp(max=chances.size(-1) - 1)
     return index.gather(-1, rank).squeeze(1)
 
 
-class _Grown(DynamicLayer):  # type: ignore[misc]
-    """A cache layer with room for the whole answer: a step writes its own column instead of copying all the columns before."""
+class Growing:
+    """Keys and values of rows that grow by one token a step on shared prompts: each prompt's stand once, whatever its rows.
 
-    keys: Any
-    values: Any
+    `owner` (R,) is each row's prompt, in ascending order. Keys of prompts (N * K, P, D), padded on the right; of answers
+    (R * K, room, D), one column written a step.
+    """
 
-    def fan_out(self, rows: Tensor, room: int) -> None:
-        """Repeat the prefilled prompts for their samples and reserve `room` more positions."""
-        self.used = self.keys.size(-2)
-        self.keys, self.values = (self._roomy(t, rows, room) for t in (self.keys, self.values))
+    def __init__(self, tree: Tree, owner: Tensor, room: int) -> None:
+        assert tree.kept is not None
+        self.used, self.room, self.owner = 0, room, owner
+        sizes = torch.tensor([s.stop - s.start for s in tree.spans], device=owner.device)
+        self.longest = int(sizes.max())
+        self.hidden = torch.arange(self.longest, device=owner.device) >= sizes[:, None]
+        self.layers: dict[int, list[Tensor]] = {}
+        for layer, pair in tree.kept.items():
+            prompts = [self._padded(t, tree.spans) for t in pair]
+            _, heads, _, size = prompts[0].shape
+            answers = [t.new_empty(len(owner) * heads, room, size) for t in pair]
+            self.layers[layer] = [*(p.flatten(0, 1) for p in prompts), *answers]
+        tree.kept.clear()
+        self._place()
 
-    def _roomy(self, states: Tensor, rows: Tensor, room: int) -> Tensor:
-        wide = states.new_empty((len(rows), states.size(1), self.used + room, states.size(3)))
-        wide[:, :, : self.used] = states[rows]
-        return wide
+    def _padded(self, t: Tensor, spans: list[slice]) -> Tensor:
+        """(T, K, D) -> (N, K, P, D)."""
+        rows = torch.nn.utils.rnn.pad_sequence([t[s] for s in spans], batch_first=True)
+        return rows.transpose(1, 2).contiguous()
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not hasattr(self, "used"):
-            return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
-        end = self.used + key_states.size(-2)
-        self.keys[:, :, self.used : end] = key_states
-        self.values[:, :, self.used : end] = value_states
-        self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def _place(self) -> None:
+        """Each row's slot in a table of prompts by the most rows a prompt has; `slots` is None where the table has no hole."""
+        counts = torch.bincount(self.owner, minlength=len(self.hidden))
+        self.width = int(counts.max())
+        first = counts.cumsum(0) - counts
+        full = bool((counts == self.width).all())
+        rank = torch.arange(len(self.owner), device=self.owner.device) - first[self.owner]
+        self.slots = None if full else self.owner * self.width + rank
+        self.mask = bool(self.hidden.any())
 
-    def get_seq_length(self) -> int:
-        return self.used if hasattr(self, "used") else int(super().get_seq_length())
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows, and only the prompts that still have one."""
+        before, owner = len(self.owner), self.owner[rows]
+        kept, self.owner = torch.unique(owner, return_inverse=True)
+        fewer = len(kept) < len(self.hidden)
+        for tensors in self.layers.values():
+            heads = tensors[2].size(0) // before
+            tensors[2:] = [_by_row(t, heads)[rows].flatten(0, 1) for t in tensors[2:]]
+            if fewer:
+                tensors[:2] = [_by_row(t, heads)[kept].flatten(0, 1) for t in tensors[:2]]
+        self.hidden = self.hidden[kept]
+        self._place()
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        far_k, far_v, near_k, near_v = self.layers[layer]
+        R, H, D = query.size(2), query.size(1), query.size(3)
+        K = key.size(1)
+        for new, kept in ((key, near_k), (value, near_v)):
+            kept[:, self.used] = new[0].transpose(0, 1).reshape(R * K, D)
+        q = query[0].transpose(0, 1).reshape(R * K, H // K, D) * scaling
+        end = self.used + 1
+        near = torch.bmm(q, near_k[:, :end].transpose(1, 2))
+        far = torch.bmm(self._table(q, K), far_k.transpose(1, 2))
+        if self.mask:
+            _by_row(far, K).masked_fill_(self.hidden[:, None, None], -torch.inf)
+        weights = torch.softmax(torch.cat([self._rows(far, K, H // K), near], -1), -1)
+        far, near = weights[..., : self.longest], weights[..., self.longest :]
+        out = torch.bmm(near, near_v[:, :end]) + self._rows(torch.bmm(self._table(far, K), far_v), K, H // K)
+        return out.view(1, R, H, D)
+
+    def _table(self, t: Tensor, K: int) -> Tensor:
+        """(R * K, h, X) -> (N * K, width * h, X): a prompt's rows beside each other."""
+        rows = _by_row(t, K)
+        if self.slots is not None:
+            rows = rows.new_zeros(len(self.hidden) * self.width, *rows.shape[1:]).index_copy_(0, self.slots, rows)
+        return _by_row(rows, self.width).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+
+    def _rows(self, t: Tensor, K: int, h: int) -> Tensor:
+        """The inverse of `_table`."""
+        rows = t.view(-1, K, self.width, h, t.size(-1)).transpose(1, 2).flatten(0, 1)
+        return (rows if self.slots is None else rows[self.slots]).flatten(0, 1)
+
+
+def _by_row(t: Tensor, heads: int) -> Tensor:
+    """(R * heads, ...) -> (R, heads, ...)."""
+    return t.view(-1, heads, *t.shape[1:])

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from temper.files import digest
-from temper.models.generate import Decoding, Sampled, sample, supports_sharing
+from temper.models.generate import Decoding, Sampled, sample
 from temper.models.load import Loaded, eos_ids, render
+from temper.models.packed import unshareable
 from temper.text.split import split
 from temper.types import Completion, Example, Usage
 
@@ -32,7 +33,7 @@ class Local:
         decoding = Decoding(self.max_new_tokens, eos, tokenizer.pad_token_id, self.temperature, self.top_p)
         uniforms = torch.cat([self._uniforms(e.id, k) for e in examples for k in range(n)])
         started = time.perf_counter()
-        answer = sample if supports_sharing(model) is None else sample_stock
+        answer = sample if unshareable(model) is None else sample_stock
         rows = answer(model, prompts, [n] * len(prompts), uniforms, decoding)
         seconds = (time.perf_counter() - started) / max(1, n * len(prompts))
         return [

@@ -58,13 +58,13 @@ def advantages(rewards: Sequence[float | None], groups: Sequence[str]) -> list[f
     return [c / scale for c in centred] if scale > FLAT else [0.0] * len(centred)
 
 
-def zero_variance(rewards: Sequence[float | None], groups: Sequence[str]) -> float:
-    """Share of groups whose scored rewards are all exactly equal, which teach nothing."""
+def flat_groups(rewards: Sequence[float | None], groups: Sequence[str]) -> set[str]:
+    """Groups whose scored rewards are all exactly equal, which teach nothing."""
     members: dict[str, set[float]] = defaultdict(set)
     for reward, group in zip(rewards, groups, strict=True):
         if reward is not None:
             members[group].add(reward)
-    return sum(len(members[g]) < 2 for g in set(groups)) / max(1, len(set(groups)))
+    return {g for g in groups if len(members[g]) < 2}
 
 
 def _reward(

@@ -1,11 +1,11 @@
 """Grade a step's completions with every reward grader, combine the columns, and let the monitors look on without a vote."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from temper.errors import RunError, TemperError
-from temper.rewards.combine import advantages, combine, oriented, zero_variance
-from temper.types import Completion, Named, Score
+from temper.rewards.combine import advantages, combine, flat_groups, oriented
+from temper.types import Better, Completion, Named, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,38 @@ class Signal:
             advantages(combined.rewards, groups),
             columns,
             combined.unscored,
-            zero_variance(combined.rewards, groups),
+            len(flat_groups(combined.rewards, groups)) / max(1, len(set(groups))),
         )
+
+
+def flat(graders: Sequence[Named], completions: Sequence[Completion], weights: Mapping[str, float]) -> set[str]:
+    """Ids of the examples whose answers these graders pay all the same."""
+    groups = [c.example.id for c in completions]
+    columns = {g.name: grade(g, completions) for g in graders}
+    rewards = combine(columns, {g.name: g.better for g in graders}, weights, groups).rewards
+    return flat_groups(rewards, groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A grader that is asked once about each answer in `known`, which its owner empties when a step is over."""
+
+    grader: Named
+    known: dict[tuple[str, str, str, str], Score]
+
+    @property
+    def better(self) -> Better:
+        return self.grader.better
+
+    def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
+        keys = [(self.grader.name, c.example.id, c.raw, c.finish) for c in completions]
+        new = {key: c for key, c in zip(keys, completions, strict=True) if key not in self.known}
+        self.known.update(zip(new, grade(self.grader, list(new.values())), strict=True))
+        return [self.known[key] for key in keys]
+
+
+def remembering(grader: Named, known: dict[tuple[str, str, str, str], Score]) -> Named:
+    return replace(grader, grade=Remembered(grader, known))
 
 
 def grade(grader: Named, completions: Sequence[Completion]) -> list[Score]:

@@ -20,6 +20,8 @@ class Grpo:
     start, LoRA r 16 on all linear layers, lr 1e-5, temperature 0.7, groups of 8 (R1 stage 2 for the temperature).
     `rewards` maps grader names to weights. `adapt = "audited"` lets `auditor`, a grader that is neither reward nor gold, tighten
     the weight of `harm`. `audits` rows of each step are shown to the gold judge for the curve, with no influence on training.
+    `resample` is how often the prompts of groups without a spread are replaced by others in a step (dynamic sampling).
+    `share_prompts` computes each prompt once, in sampling and in training; `skip_flat` leaves out rows that have no gradient.
     """
 
     name: str = "grpo"
@@ -45,7 +47,9 @@ class Grpo:
     lora_r: int = 16
     lora_alpha: int = 32
     audits: int = 4
+    resample: int = 0
     share_prompts: bool = True
+    skip_flat: bool = True
     checkpoint_every: int = 5
 
     @property
@@ -65,6 +69,8 @@ class Grpo:
             raise RecipeError(
                 f"stage {self.name!r}: steps, prompts_per_step, max_new_tokens, checkpoint_every at least 1; temperature > 0"
             )
+        if self.resample < 0:
+            raise RecipeError(f"stage {self.name!r}: resample = {self.resample}; wanted how often, 0 for never")
         if self.group < 2:
             raise RecipeError(f"stage {self.name!r}: group = {self.group}; an advantage compares answers: give at least 2")
         if self.micro_batch and (rows % self.micro_batch or self.micro_batch % self.group):

@@ -19,26 +19,29 @@ import torch
 import trl.trainer.utils
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import DynamicCache, PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
-from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as CHUNK
 
 from temper.errors import TrainError
 from temper.files import append_rows, append_zst, read_json, write_json
-from temper.models.generate import Decoding, sample, supports_sharing
+from temper.models.generate import Decoding, sample
 from temper.models.load import device, eos_ids, load, precision
 from temper.models.local import completion
+from temper.models.packed import unshareable
+from temper.models.products import Folded
 from temper.rewards.adapt import Observed, Rules, State, adapt, apply
 from temper.rewards.journal import rewind, rollout_rows
-from temper.rewards.signal import Scored, Signal, mean_column
+from temper.rewards.signal import Scored, Signal, flat, mean_column, remembering
+from temper.train.resample import Drawn, resample
 from temper.train.run import Context, Progress, Work
-from temper.types import Checkpoint, Completion, Example, Named
+from temper.train.shared import balanced, check, share
+from temper.types import Checkpoint, Completion, Example, Named, Score
 
 if TYPE_CHECKING:
     from temper.train.grpo import Grpo
 
 Score_fn = Callable[[Sequence[Completion], int], Scored]
+Flat_fn = Callable[[Sequence[Completion]], set[str]]
 
 
 def common_arguments(out: Path, context: Context, *, lr: float, batch: int, every: int, warmup: float = 0.0) -> dict[str, Any]:
@@ -180,30 +183,59 @@ class AdaptiveState(TrainerCallback):  # type: ignore[misc]
 class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO with shared prompts and temper's rewards.
 
-    `score(completions, step)` grades one generation batch; the journal of rollouts is written to `out`.
+    `score(completions, step)` grades one generation batch; `flat(completions)` names the prompts whose answers it would pay all
+    the same. `unshared` says why the stock methods are used; None where prompts are shared.
     """
 
-    def __init__(self, *, stage: "Grpo", examples: Mapping[str, Example], score: Score_fn, opened: bool, **kwargs: Any) -> None:
-        self.stage, self.examples, self.score, self.opened = stage, examples, score, opened
+    def __init__(
+        self,
+        *,
+        stage: "Grpo",
+        examples: Mapping[str, Example],
+        score: Score_fn,
+        flat: Flat_fn,
+        opened: bool,
+        **kwargs: Any,
+    ) -> None:
+        self.stage, self.examples, self.score, self.flat, self.opened = stage, examples, score, flat, opened
         self.scored: Scored | None = None
         self.asked: list[Completion] = []
         self.work = Work(adapter=stage.lora_r > 0)
+        self.counts: dict[str, Any] = {}
+        self.drawn: Drawn | None = None
+        self.checked = False
+        self._buffered_inputs: list[dict[str, Any]] | None = None
         super().__init__(reward_funcs=self._reward, **kwargs)
-        self.unshared = "share_prompts is off" if not stage.share_prompts else supports_sharing(_decoder(self.model))
-        if self.accelerator.num_processes > 1:
-            self.unshared = "more than one process trains it, and its gradient hooks run in the wrapped forward only"
+        self.decoder = _decoder(self.accelerator.unwrap_model(self.model))
+        self.unshared = self._unshared()
+        self.folded = Folded()
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                share(_decoder(self.accelerator.unwrap_model(model)), self.folded)
+
+    def _unshared(self) -> str | None:
+        if not self.stage.share_prompts:
+            return "share_prompts is off"
+        if self.args.gradient_checkpointing:
+            return "gradient checkpointing is on"
+        if self.aux_loss_enabled:
+            return "its experts are balanced by a loss of their own"
+        return unshareable(self.decoder)
 
     def _send_telemetry(self) -> None:
         """Nothing about a user's training leaves their machine."""
 
-    def _reward(
-        self, completion_ids: list[list[int]], completions: list[Any], example: list[str], **_: Any
-    ) -> list[float | None]:
-        ends = eos_ids(_decoder(self.model), self._tokenizer)
-        self.asked = [
-            completion(self.examples[e], c[0]["content"], ended=ids[-1] in ends, opened=self.opened)
-            for e, c, ids in zip(example, completions, completion_ids, strict=True)
+    def completions_of(self, examples: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> list[Completion]:
+        """Sampled token ids as completions, the way the graders see them."""
+        ends = eos_ids(self.decoder, self._tokenizer)
+        texts = self._tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        return [
+            completion(self.examples[e], text, ended=bool(ids) and ids[-1] in ends, opened=self.opened)
+            for e, text, ids in zip(examples, texts, completion_ids, strict=True)
         ]
+
+    def _reward(self, completion_ids: list[list[int]], example: list[str], **_: Any) -> list[float | None]:
+        self.asked = self.completions_of(example, completion_ids)
         self.scored = self.score(self.asked, self.state.global_step + 1)
         return self.scored.rewards
 
@@ -211,7 +243,11 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch with our advantages: centred within the group, one scale for the whole batch."""
+        self.counts = {}
+        if self.stage.resample:
+            inputs, self.drawn = resample(self, inputs)
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        self.drawn = None
         if self.scored is not None:
             batch["advantages"] = torch.tensor(self.scored.advantages, device=batch["advantages"].device)
         completion_tokens = int(batch["completion_mask"].sum())
@@ -225,69 +261,82 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         return batch
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        if self.drawn is not None:
+            return self.drawn.ids, self.drawn.logprobs
         if self.unshared or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         prompts, counts = runs(prompt_ids)
-        model = self.accelerator.unwrap_model(self.model)
-        decoding = Decoding(
-            self.max_completion_length, eos_ids(_decoder(model), self._tokenizer), self._tokenizer.pad_token_id, self.temperature
-        )
+        ends = eos_ids(self.decoder, self._tokenizer)
+        decoding = Decoding(self.max_completion_length, ends, self._tokenizer.pad_token_id, self.temperature)
         uniforms = torch.rand((len(prompt_ids), self.max_completion_length), dtype=torch.float64)
-        was = model.training
-        model.eval()
-        with merged(model) as plain:
-            groups = sample(plain, prompts, counts, uniforms, decoding)
-        model.train(was)
-        return [s.ids for group in groups for s in group], None
+        was = self.decoder.training
+        self.decoder.eval()
+        rows = [row for group in sample(self.decoder, prompts, counts, uniforms, decoding) for row in group]
+        self.decoder.train(was)
+        return [r.ids for r in rows], [r.logprobs for r in rows]
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's buffer of micro-batches, but a group stays in one micro-batch: TRL shuffles rows, which would part them."""
+        if self.unshared or not self.model.training:
+            return super()._prepare_inputs(generation_batch)  # type: ignore[no-any-return]
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            rows = balanced(batch["completion_mask"].sum(1).tolist(), self.num_generations, steps)
+            self._buffered_inputs = [_rows_of(batch, r) for r in rows]
+        inputs: dict[str, Any] = self._buffered_inputs[self._step % steps]
+        return inputs
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        if not self.checked and not self.unshared:
+            self.unshared = check(self)
+            self.checked = True
+        return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss on the rows that have a gradient; the gap between sampling and training is counted on the way."""
+        kept, factor = self._with_gradient(inputs)
+        loss = super()._compute_loss(model, kept) * factor
+        if "sampling_per_token_logps" in kept and self.logprobs is not None:
+            mask = kept["completion_mask"].bool()
+            gap = (self.logprobs.detach() - kept["sampling_per_token_logps"])[mask].abs().mean()
+            self.counts["sampling_gap"] = round(gap.item(), 6)
+        return loss  # type: ignore[no-any-return]
+
+    def _with_gradient(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        """The rows whose advantage is not zero, and what their loss must be multiplied by for the stock normaliser.
+
+        With a KL term every row has a gradient. One row stays if there is none, so that every process has a loss.
+        """
+        if self.unshared or not self.stage.skip_flat or self.beta != 0.0 or inputs["advantages"].dim() > 1:
+            return inputs, 1.0
+        alive = inputs["advantages"] != 0
+        self.counts["skipped_rows"] = self.counts.get("skipped_rows", 0) + int((~alive).sum())
+        if bool(alive.all()):
+            return inputs, 1.0
+        if not bool(alive.any()):
+            alive[inputs["completion_mask"].sum(1).argmin()] = True
+        kept = _rows_of(inputs, alive.nonzero().squeeze(1))
+        if self.loss_type == "bnpo":
+            return kept, float(kept["completion_mask"].sum() / inputs["completion_mask"].sum())
+        # dapo divides by a count of tokens that comes with the batch; the others by rows
+        return kept, 1.0 if self.loss_type == "dapo" else len(kept["advantages"]) / len(inputs["advantages"])
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
         if self.unshared:
+            self.logprobs = None
             return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        decoder = _decoder(self.accelerator.unwrap_model(model))
         with self.accelerator.autocast():
-            logprobs, entropy = shared_logprobs(decoder, input_ids, attention_mask, logits_to_keep, self.temperature)
-        return logprobs, (entropy if kwargs.get("compute_entropy") else None), None
+            # through the wrapped model, so that the hooks which average gradients over processes run
+            self.logprobs, entropy = model(shared_pass=(input_ids, attention_mask, logits_to_keep, self.temperature))
+        return self.logprobs, (entropy if kwargs.get("compute_entropy") else None), None
 
 
-def shared_logprobs(
-    decoder: Any, input_ids: Tensor, attention_mask: Tensor, completion: int, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (nats) of each completion token; both (B, C), zero where the mask is.
-
-    `input_ids` and `attention_mask` (B, P + C), prompts padded on the left, completions on the right, C = `completion`. Each
-    distinct prompt passes once through the body, with gradient; its keys and values are handed to all its completions, and the
-    head is applied at completion tokens only. Same loss and gradient as B full rows, at (P + sum C) instead of G (P + C) tokens.
-    """
-    prompt, prompt_mask = input_ids[:, :-completion], attention_mask[:, :-completion]
-    answer, answer_mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()
-    unique, inverse = torch.unique(torch.cat([prompt, prompt_mask], 1), dim=0, return_inverse=True)
-    unique, unique_mask = unique.chunk(2, dim=1)
-    padding = int((unique_mask.sum(0) > 0).long().argmax())
-    unique, unique_mask = unique[:, padding:], unique_mask[:, padding:]
-    longest = max(1, int(answer_mask.sum(1).max()))
-    answer, answer_mask = answer[:, :longest], answer_mask[:, :longest]
-
-    cache = DynamicCache()
-    positions = (unique_mask.cumsum(-1) - 1).clamp(min=0)
-    body = decoder.base_model
-    before = body(input_ids=unique, attention_mask=unique_mask, position_ids=positions, past_key_values=cache, use_cache=True)
-    cache.batch_select_indices(inverse)
-    mask = torch.cat([unique_mask[inverse], answer_mask.to(unique_mask.dtype)], 1)
-    positions = unique_mask.sum(1)[inverse, None] + torch.arange(longest, device=input_ids.device)
-    after = body(input_ids=answer, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
-    last = before.last_hidden_state[:, -1][inverse]
-    hidden = torch.cat([last[:, None], after.last_hidden_state[:, :-1]], 1)
-
-    head = decoder.get_output_embeddings()
-    flat, entropy, *_ = ChunkedLogProbFunction.apply(
-        hidden[answer_mask], head.weight, head.bias, answer[answer_mask], temperature, CHUNK, None, 1.0, ("entropy",)
-    )
-    width = (0, completion - longest)
-    logprobs = flat.new_zeros(answer.shape).masked_scatter(answer_mask, flat)
-    entropies = flat.new_zeros(answer.shape).masked_scatter(answer_mask, entropy.detach().to(flat.dtype))
-    return torch.nn.functional.pad(logprobs, width), torch.nn.functional.pad(entropies, width)
+def _rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    size = len(batch["advantages"])
+    return {k: v[rows] if isinstance(v, Tensor) and v.dim() and len(v) == size else v for k, v in batch.items()}
 
 
 def runs(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
@@ -301,29 +350,6 @@ def runs(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
             unique.append(prompt)
             counts.append(1)
     return unique, counts
-
-
-@contextlib.contextmanager
-def merged(model: Any) -> Iterator[Any]:
-    """The decoder with its adapter folded into the weights while sampling; the frozen weights come back to the bit.
-
-    Merging in place and subtracting again would let rounding errors pile up in the frozen weights, so the merged copies are new
-    tensors and the originals are only set aside. Costs one more copy of the adapted weights while it lasts.
-    """
-    if not isinstance(model, PeftModel):
-        yield model
-        return
-    layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "get_delta_weight")]
-    originals = [layer.base_layer.weight.data for layer in layers]
-    try:
-        with torch.no_grad():
-            for layer in layers:
-                layer.base_layer.weight.data = layer.base_layer.weight.data + layer.get_delta_weight("default")
-        with model.disable_adapter():
-            yield model.get_base_model()
-    finally:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.base_layer.weight.data = original
 
 
 def train_grpo(
@@ -352,7 +378,8 @@ def train_grpo(
         lr_scheduler_type="constant",
     )
     table = [{"prompt": [{"role": m.role, "content": m.content} for m in e.messages], "example": e.id} for e in examples]
-    pay = tuple(context.graders[name] for name in stage.rewards)
+    known: dict[tuple[str, str, str, str], Score] = {}
+    pay = tuple(remembering(context.graders[name], known) for name in stage.rewards)
     stated = {context.graders[name].name: weight for name, weight in stage.rewards.items()}
     auditor = context.graders.get(stage.auditor)
     monitors = tuple(g for g in (context.gold, auditor) if g is not None)
@@ -360,14 +387,18 @@ def train_grpo(
     adaptive, rules = AdaptiveState(), Rules(auditor=stage.auditor)
     latest_row: dict[str, Any] = {}
 
+    def weights_now() -> dict[str, float]:
+        return apply(adaptive.state, stated, rules) if auditor else stated
+
     def score(completions: Sequence[Completion], step: int) -> Scored:
-        weights = apply(adaptive.state, stated, rules) if auditor else stated
+        weights = weights_now()
         scored = signal(completions, weights, step=step)
         append_zst(out / "rollouts.jsonl.zst", rollout_rows(step, completions, scored, weights))
         latest_row.clear()
         latest_row.update(step_row(scored, completions, weights, context.gold))
         if auditor:
             adaptive.state = adapt(adaptive.state, _observed(scored, completions, auditor), rules)
+        known.clear()
         return scored
 
     resume = latest(out)
@@ -377,13 +408,14 @@ def train_grpo(
         stage=stage,
         examples={e.id: e for e in examples},
         score=score,
+        flat=lambda completions: flat(pay, completions, weights_now()),
         opened=loaded.opened,
         model=loaded.model,
         args=arguments,
         train_dataset=Dataset.from_list(table),
         processing_class=loaded.tokenizer,
         peft_config=lora_config(stage.lora_r, stage.lora_alpha) if new_adapter else None,
-        callbacks=[Ledger(out, context, lambda: latest_row), adaptive],
+        callbacks=[Ledger(out, context, lambda: {**latest_row, **trainer.counts}), adaptive],
     )
     if trainer.unshared:
         context.watch(Progress(f"{context.label}: prompts are not shared, because {trainer.unshared}", 0, stage.steps))

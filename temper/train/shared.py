@@ -1,0 +1,134 @@
+"""The training pass with shared prompts: log-probabilities of a batch's answers, each distinct prompt computed once."""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from temper.models.packed import Tree, hidden_states
+from temper.models.products import Folded, trained
+from temper.models.score import token_logprobs
+
+if TYPE_CHECKING:
+    from temper.train.trainer import TemperTrainer
+
+log = logging.getLogger(__name__)
+
+# What the self-check allows between the shared step and the stock one: relative, of the loss and of the whole gradient. The two
+# round differently; fp32 was measured at 6e-6 on the 135M default, bf16 carries eight bits.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+
+def share(decoder: Any, folded: Folded) -> None:
+    """Teach a decoder's `forward` the keyword `shared_pass`, so that the pass can be called through whatever wraps the model."""
+    stock = decoder.forward
+
+    def forward(*args: Any, shared_pass: tuple[Tensor, Tensor, int, float] | None = None, **kwargs: Any) -> Any:
+        if shared_pass is None:
+            return stock(*args, **kwargs)
+        with trained(decoder, folded):
+            return shared_logprobs(decoder, *shared_pass)
+
+    decoder.forward = forward
+
+
+def check(trainer: "TemperTrainer") -> str | None:
+    """Compare one small shared step with the stock one, loss and gradient; None if they agree, else why sharing is off.
+
+    Two prompts cut from the training set, with three answers each, one of a single token.
+    """
+    ids, mask, width = _probe(trainer)
+    weights = torch.linspace(-1, 1, int(mask[:, -width:].sum()), device=ids.device)
+    try:
+        (ours, slope), (theirs, wanted) = (_step(trainer, stock, ids, mask, width, weights) for stock in (False, True))
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        reason = f"the self-check of the shared pass failed ({type(error).__name__}: {str(error).splitlines()[0]})"
+    else:
+        tolerance = TOLERANCE.get(trainer.decoder.dtype, 5e-2)
+        apart = abs(ours - theirs) / max(abs(theirs), 1e-6), ((slope - wanted).norm() / wanted.norm().clamp(min=1e-12)).item()
+        if max(apart) <= tolerance:
+            return None
+        reason = f"the self-check found loss and gradient {apart[0]:.1e} and {apart[1]:.1e} apart, wanted at most {tolerance:.0e}"
+    log.warning("prompts are not shared: %s; the stock pass is used, slower and with the same result", reason)
+    return reason
+
+
+def _probe(trainer: "TemperTrainer") -> tuple[Tensor, Tensor, int]:
+    rows = [trainer.train_dataset[i % len(trainer.train_dataset)]["prompt"] for i in range(2)]
+    prompts, _, _ = trainer._tokenize_prompts(rows)
+    cut = [prompts[0][-12:], prompts[1][-9:]]
+    answers = [[p[-1], *p[:n]] for p in cut for n in (0, 3, 6)]
+    table = [(p, a) for p, group in zip(cut, (answers[:3], answers[3:]), strict=True) for a in group]
+    left, right = max(len(p) for p, _ in table), max(len(a) for _, a in table)
+    ids = [[0] * (left - len(p)) + p + a + [0] * (right - len(a)) for p, a in table]
+    mask = [[0] * (left - len(p)) + [1] * (len(p) + len(a)) + [0] * (right - len(a)) for p, a in table]
+    on = trainer.accelerator.device
+    return torch.tensor(ids, device=on), torch.tensor(mask, device=on), right
+
+
+def _step(trainer: "TemperTrainer", stock: bool, ids: Tensor, mask: Tensor, width: int, weights: Tensor) -> tuple[float, Tensor]:
+    was, trainer.unshared = trainer.unshared, "it is being checked" if stock else None
+    # the model below any wrapper: a wrapper would wait for a backward pass through it
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        logprobs, _, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, width, compute_entropy=True)
+    finally:
+        trainer.unshared = was
+    loss = (logprobs[mask[:, -width:].bool()] * weights).sum()
+    trained_ones = [p for p in model.parameters() if p.requires_grad]
+    slopes = torch.autograd.grad(loss, trained_ones, allow_unused=True)
+    return loss.item(), torch.cat([s.flatten().float() for s in slopes if s is not None])
+
+
+def balanced(tokens: Sequence[int], group: int, parts: int) -> list[Tensor]:
+    """Row numbers of `parts` micro-batches with about equal numbers of tokens; rows of a group stay together.
+
+    `tokens` are the rows' lengths, groups of `group` consecutive rows. The longest groups are placed first, each where the fewest
+    tokens are, so that the fullest micro-batch, which decides the memory, is as small as can be.
+    """
+    groups = [list(range(i, i + group)) for i in range(0, len(tokens), group)]
+    sizes = [sum(tokens[r] for r in g) for g in groups]
+    room = len(groups) // parts
+    bins: list[list[int]] = [[] for _ in range(parts)]
+    for g in sorted(range(len(groups)), key=lambda g: -sizes[g]):
+        bins_with_room = [b for b in bins if len(b) < room]
+        min(bins_with_room, key=lambda b: sum(sizes[i] for i in b)).append(g)
+    return [torch.tensor([r for g in sorted(b) for r in groups[g]]) for b in bins]
+
+
+def shared_logprobs(
+    decoder: Any, input_ids: Tensor, attention_mask: Tensor, completion: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (nats) of each completion token; both (B, C), zero where the mask is.
+
+    `input_ids` and `attention_mask` (B, P + C), prompts padded on the left, completions on the right, C = `completion`. The body
+    sees P + sum(C - 1) tokens a prompt instead of G (P + C), the head only the tokens that are scored. Same loss and gradient.
+    """
+    prompts, answers = _unpadded(input_ids, attention_mask, completion)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(row)
+    # an answer's last token is predicted but predicts nothing, so it does not pass through the body
+    tree = Tree(list(groups), [[answers[r][:-1] for r in rows] for rows in groups.values()], input_ids.device)
+    hidden = hidden_states(decoder.base_model, tree.tokens, tree.positions, tree)
+
+    sources: list[list[int]] = [[] for _ in prompts]
+    for end, places, rows in zip(tree.ends, tree.places, groups.values(), strict=True):
+        for place, row in zip(places, rows, strict=True):
+            sources[row] = [end, *range(place.start, place.stop)] if answers[row] else []
+    flat = torch.tensor([s for row in sources for s in row], device=hidden.device)
+    mask = attention_mask[:, -completion:].bool()
+    head = decoder.get_output_embeddings().weight
+    logprobs, entropy = token_logprobs(hidden[flat], head, input_ids[:, -completion:][mask], temperature)
+    empty = logprobs.new_zeros(mask.shape)
+    return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
+
+
+def _unpadded(input_ids: Tensor, attention_mask: Tensor, completion: int) -> tuple[list[tuple[int, ...]], list[list[int]]]:
+    """Prompts and answers of a padded batch as plain lists, the answers as long as their mask."""
+    start = input_ids.size(1) - completion
+    ids, mask = input_ids.tolist(), attention_mask.tolist()
+    prompts = [tuple(t for t, m in zip(i[:start], k[:start], strict=True) if m) for i, k in zip(ids, mask, strict=True)]
+    return prompts, [i[start : start + sum(k[start:])] for i, k in zip(ids, mask, strict=True)]
