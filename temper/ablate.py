@@ -31,6 +31,7 @@ from temper.types import Checkpoint, Event, Example, Named, Sampler, Suite
 
 # Every row gets these, besides the recipe's own graders: the metrics of `prove.metrics` read them.
 ALWAYS = ("harm", "refusal", "language", "readability", "repetition", "format", "verify")
+REMOTE = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +113,30 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     context = Context(recipe.seed, source.parameters, recipe.chat_template, "", graders, gold, watch)
     made: dict[tuple[str, ...], Checkpoint] = {(): base}
     addresses = {(): source.sha256, **{chain.names: chain.address for chain in chains}}
-    for chain in chains:
-        stage = recipe.stage(chain.names[-1])
-        made[chain.names] = train_stage(this, chain, stage, made[chain.names[:-1]], recipe, context)
     panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold)
-    for arm, names in recipe.arms.items():
-        asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
-        prove_arm(this, arm, asked, recipe, suites, panel, watch)
+    with computing(this):
+        for chain in chains:
+            stage = recipe.stage(chain.names[-1])
+            made[chain.names] = train_stage(this, chain, stage, made[chain.names[:-1]], recipe, context)
+        for arm, names in recipe.arms.items():
+            asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
+            prove_arm(this, arm, asked, recipe, suites, panel, watch)
     return finish(this, recipe, chains, suites)
+
+
+@contextlib.contextmanager
+def computing(this: Run) -> Iterator[None]:
+    """Choose threads, cores and precision for what follows and note them in run.json.
+
+    A run that goes on keeps its number of threads, because products split otherwise round otherwise. Raises `UsageError` for a
+    wrong environment variable.
+    """
+    from temper.models import profile
+
+    chosen = profile.choose(recorded=this.facts.get("profile", {}).get("threads"))
+    this.record(profile=asdict(chosen))
+    with profile.applied(chosen):
+        yield
 
 
 def finish(this: Run, recipe: Recipe, chains: Sequence[Chain], suites: Sequence[Suite]) -> Path:
@@ -222,6 +239,7 @@ def prove_model(
 ) -> Path:
     """Measure one model, endpoint, or arm of an earlier run (`runs/name@arm`) by itself; returns the run folder."""
     settings = replace(prove or Prove(), suites=tuple(suites))
+    machine.keep_freed_memory()
     folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
     recipe = Recipe(base=model, stages=(), arms={"model": ()}, prove=settings, seed=seed, chat_template=chat_template)
     with _locked(folder):
@@ -237,7 +255,9 @@ def prove_model(
             graders={g.name: _grader_facts(g, "gold" if g is gold else "monitor") for g in [*panel.graders, gold]},
             data=_data_facts(recipe, wanted),
         )
-        prove_arm(this, "model", asked, recipe, wanted, panel, watch)
+        # an endpoint computes elsewhere, and needs no torch here
+        with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
+            prove_arm(this, "model", asked, recipe, wanted, panel, watch)
         return finish(this, recipe, [], wanted)
 
 
@@ -248,7 +268,7 @@ def subject(model: str, recipe: Recipe) -> Asked:
     """
     from temper.models.resolve import resolve
 
-    if model.startswith(("http://", "https://")):
+    if model.startswith(REMOTE):
         return _endpoint(model, recipe.prove)
     folder, _, arm = model.rpartition("@")
     if folder and (Path(folder) / "run.json").is_file():

@@ -7,10 +7,11 @@ import warnings
 
 import typer
 
-from temper.cli import graders, plan, prove, report, run
+from temper.cli import doctor, graders, plan, prove, report, run
 from temper.errors import TemperError
 
 # Idle OpenMP threads sleep instead of spinning: on a busy machine two spinning threads were up to ten times slower than one.
+# The OpenMP library reads this once, when torch loads it; no verb imports torch before it is called, so here is early enough.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -28,6 +29,7 @@ app.command()(plan.plan)
 app.command()(prove.prove)
 app.command()(report.report)
 app.command()(graders.graders)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

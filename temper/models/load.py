@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from temper.errors import ModelError
+from temper.models import profile
 from temper.types import Checkpoint, Example
 
 CHATML = (
@@ -49,15 +49,13 @@ def quiet() -> Iterator[None]:
 
 
 def device() -> torch.device:
-    """The accelerator if there is one, else the CPU; `TEMPER_DEVICE` overrides."""
-    if "TEMPER_DEVICE" in os.environ:
-        return torch.device(os.environ["TEMPER_DEVICE"])
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The accelerator if there is one, else the CPU; `TEMPER_DEVICE` overrides. Raises `UsageError` for one that is not there."""
+    return profile.device()
 
 
 def precision(on: torch.device) -> torch.dtype:
-    """bf16 on a GPU; fp32 on CPUs, where bf16 products were measured 7 to 38 times slower without native support."""
-    return torch.bfloat16 if on.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    """What weights are kept in: bf16 on a GPU that has it, fp32 on CPUs. Raises `UsageError` for a wrong `TEMPER_PRECISION`."""
+    return profile.weights(on)
 
 
 def load(checkpoint: Checkpoint, *, chat_template: str | None = None, trainable: bool = False) -> Loaded:
