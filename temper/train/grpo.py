@@ -9,6 +9,7 @@ from temper.data.read import fingerprint, read
 from temper.errors import DataError, RecipeError
 from temper.files import write_json
 from temper.train.run import Context
+from temper.train.vllm import Mode, check_vllm
 from temper.types import Checkpoint, Example
 
 
@@ -22,6 +23,7 @@ class Grpo:
     the weight of `harm`. `audits` rows of each step are shown to the gold judge for the curve, with no influence on training.
     `resample` is how often the prompts of groups without a spread are replaced by others in a step (dynamic sampling).
     `share_prompts` computes each prompt once, in sampling and in training; `skip_flat` leaves out rows that have no gradient.
+    `vllm` samples with vLLM in this process ("colocate") or at `vllm_url` ("server"); `vllm_memory` is its share of the GPU.
     """
 
     name: str = "grpo"
@@ -50,6 +52,9 @@ class Grpo:
     resample: int = 0
     share_prompts: bool = True
     skip_flat: bool = True
+    vllm: Mode = "off"
+    vllm_url: str = ""
+    vllm_memory: float = 0.3
     checkpoint_every: int = 5
 
     @property
@@ -90,6 +95,7 @@ class Grpo:
             raise RecipeError(f"stage {self.name!r}: the auditor {self.auditor!r} is also a reward; it must be independent")
         if self.adapt == "audited" and "harm" not in self.rewards:
             raise RecipeError(f'stage {self.name!r}: adapt = "audited" tightens the weight of `harm`, which is no reward here')
+        check_vllm(f"stage {self.name!r}", self.vllm, url=self.vllm_url, memory=self.vllm_memory)
         if not self.examples():
             raise DataError(f"{self.prompts}: no prompt to train on; the data set is empty")
 

@@ -25,16 +25,18 @@ from trl import GRPOConfig, GRPOTrainer
 from temper.errors import TrainError
 from temper.files import append_rows, append_zst, read_json, write_json
 from temper.models.generate import Decoding, sample
-from temper.models.load import device, eos_ids, load, precision
+from temper.models.load import device, eos_ids, load
 from temper.models.local import completion
 from temper.models.packed import unshareable
 from temper.models.products import Folded
+from temper.models.profile import in_bf16
 from temper.rewards.adapt import Observed, Rules, State, adapt, apply
 from temper.rewards.journal import rewind, rollout_rows
 from temper.rewards.signal import Scored, Signal, flat, mean_column, remembering
 from temper.train.resample import Drawn, resample
 from temper.train.run import Context, Progress, Work
 from temper.train.shared import balanced, check, share
+from temper.train.vllm import disconnect, unchanged, vllm_arguments
 from temper.types import Checkpoint, Completion, Example, Named, Score
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def common_arguments(out: Path, context: Context, *, lr: float, batch: int, ever
         "warmup_steps": warmup,
         "seed": context.seed,
         "use_cpu": on.type == "cpu",
-        "bf16": precision(on) is torch.bfloat16,
+        "bf16": in_bf16(on),
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -204,6 +206,7 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         self.counts: dict[str, Any] = {}
         self.drawn: Drawn | None = None
         self.checked = False
+        self._last_loaded_step = -1  # TRL sets it where vLLM is on
         self._buffered_inputs: list[dict[str, Any]] | None = None
         super().__init__(reward_funcs=self._reward, **kwargs)
         self.decoder = _decoder(self.accelerator.unwrap_model(self.model))
@@ -252,7 +255,7 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
             batch["advantages"] = torch.tensor(self.scored.advantages, device=batch["advantages"].device)
         completion_tokens = int(batch["completion_mask"].sum())
         prompts = int(batch["prompt_mask"].sum()) // (1 if self.unshared else self.num_generations)
-        passes = 1 + (self.beta != 0.0)
+        passes = 1 + (self.beta != 0.0) + self.use_vllm
         self.work = Work(
             self.work.train_tokens + prompts + completion_tokens,
             self.work.forward_tokens + passes * (prompts + completion_tokens),
@@ -263,6 +266,10 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.drawn is not None:
             return self.drawn.ids, self.drawn.logprobs
+        if self.use_vllm and self.state.global_step != self._last_loaded_step:
+            with unchanged(self.accelerator.unwrap_model(self.model)):
+                self.vllm_generation.sync_weights()
+            self._last_loaded_step = self.state.global_step
         if self.unshared or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         prompts, counts = runs(prompt_ids)
@@ -376,6 +383,7 @@ def train_grpo(
         scale_rewards="none",
         mask_truncated_completions=False,
         lr_scheduler_type="constant",
+        **vllm_arguments(stage.vllm, url=stage.vllm_url, memory=stage.vllm_memory),
     )
     table = [{"prompt": [{"role": m.role, "content": m.content} for m in e.messages], "example": e.id} for e in examples]
     known: dict[tuple[str, str, str, str], Score] = {}
@@ -419,8 +427,11 @@ def train_grpo(
     )
     if trainer.unshared:
         context.watch(Progress(f"{context.label}: prompts are not shared, because {trainer.unshared}", 0, stage.steps))
-    with quiet_and_compact(trainer):
-        trainer.train(resume_from_checkpoint=resume)
+    try:
+        with quiet_and_compact(trainer):
+            trainer.train(resume_from_checkpoint=resume)
+    finally:
+        disconnect(trainer)
     return save_final(trainer.model, loaded.tokenizer, start, out), trainer.work
 
 
