@@ -24,7 +24,7 @@ check: $(STAMP)  ## lint, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## side-by-side benchmarks; rows in results/bench
+bench: $(STAMP)  ## side-by-side benchmarks, about an hour; rows in results/bench
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/proof.py
 	$(BIN)/python bench/grpo.py
