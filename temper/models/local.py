@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from temper.files import digest
 from temper.models.generate import Decoding, Sampled, sample
 from temper.models.load import Loaded, eos_ids, render
 from temper.models.packed import unshareable
+from temper.models.products import effective
 from temper.text.split import split
 from temper.types import Completion, Example, Usage
 
@@ -25,6 +26,8 @@ class Local:
     temperature: float = 0.7
     top_p: float = 1.0
     seed: int = 0
+    # the weights as the sampler reads them, made at the first call
+    ready: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
@@ -33,8 +36,11 @@ class Local:
         decoding = Decoding(self.max_new_tokens, eos, tokenizer.pad_token_id, self.temperature, self.top_p)
         uniforms = torch.cat([self._uniforms(e.id, k) for e in examples for k in range(n)])
         started = time.perf_counter()
-        answer = sample if unshareable(model) is None else sample_stock
-        rows = answer(model, prompts, [n] * len(prompts), uniforms, decoding)
+        if unshareable(model) is None:
+            self.ready.update({} if self.ready else effective(model))
+            rows = sample(model, prompts, [n] * len(prompts), uniforms, decoding, weights=self.ready)
+        else:
+            rows = sample_stock(model, prompts, [n] * len(prompts), uniforms, decoding)
         seconds = (time.perf_counter() - started) / max(1, n * len(prompts))
         return [
             [self._completion(example, row, len(prompt), seconds) for row in answers]

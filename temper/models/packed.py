@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.amp import custom_bwd, custom_fwd
 from torch.autograd import Function
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -159,6 +160,7 @@ class _TreeAttention(Function):
     """
 
     @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: list[Segment], scaling: float) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype)
         small = sum(s.pairs for s in segments) * q.size(1) * q.element_size() <= KEPT
@@ -182,6 +184,7 @@ class _TreeAttention(Function):
         return out
 
     @staticmethod
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, *saved = ctx.saved_tensors
         to_q = torch.empty(q.shape, dtype=q.dtype)

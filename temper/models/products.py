@@ -68,7 +68,7 @@ def _exact(batch: int, m: int, k: int, n: int, draw: torch.Generator) -> bool:
 @contextlib.contextmanager
 def trained(model: nn.Module, folded: "Folded") -> Iterator[None]:
     """Route the linear layers of a model in training through oneDNN, forward and backward, adapters folded in."""
-    if not _suits(model):
+    if not _suits(model) or torch.is_autocast_enabled("cpu"):
         yield
         return
     with _replaced(model, lambda layer: _training_forward(layer, folded)):
