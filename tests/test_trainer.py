@@ -95,15 +95,51 @@ def test_a_step_in_which_nothing_has_a_gradient_leaves_the_weights_alone(tiny_mo
 
 
 def test_what_was_sampled_is_what_is_trained_on(tiny_model: Path, tmp_path: Path) -> None:
-    _, rows = train(tiny_model, tmp_path, Paid())
+    _, rows = train(tiny_model, tmp_path, Paid(), sampling="fp32")
     assert max(r["sampling_gap"] for r in rows) < 1e-5
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_answers_sampled_from_rounded_weights_are_corrected_for_it(tiny_model: Path, tmp_path: Path, share: bool) -> None:
+    _, rows = train(tiny_model, tmp_path, Paid(), sampling="bf16", share_training=share)
+    assert all(0 < r["sampling_gap"] < 0.05 for r in rows)
+    assert all(0.9 < r["sampling_ess"] <= 1 for r in rows)
+
+
+def test_the_expected_gradient_is_that_of_the_trained_model_whatever_was_sampled_from() -> None:
+    from temper.train.trainer import corrected
+
+    draw = torch.Generator().manual_seed(0)
+    # every answer of two tokens from a vocabulary of five, drawn from q and trained under p, which depends on its first token
+    logits = torch.randn(5, generator=draw, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(5, 5, generator=draw, dtype=torch.float64)
+    first, second = (t.flatten() for t in torch.meshgrid(torch.arange(5), torch.arange(5), indexing="ij"))
+
+    def logprobs(top: Any, rest: Any) -> Any:
+        return torch.stack([top.log_softmax(0)[first], (rest + top[:, None]).log_softmax(1)[first, second]], 1)
+
+    p = logprobs(logits, table)
+    near, far = (
+        logprobs(logits.detach() + size * torch.randn(5, generator=draw, dtype=torch.float64), table + size)
+        for size in (0.1, 0.0)
+    )
+    advantage = torch.randn(25, generator=draw, dtype=torch.float64)
+    wanted = torch.autograd.grad((p.sum(1).exp() * advantage).sum(), logits, retain_graph=True)[0]
+    for q in (near, far):
+        drawn = q.sum(1).exp()
+        ratio = corrected(p.detach() - q)
+        found = torch.autograd.grad((drawn * ratio * advantage * p.sum(1)).sum(), logits, retain_graph=True)[0]
+        assert torch.allclose(found, wanted, atol=1e-12)
+    uncorrected = torch.autograd.grad((near.sum(1).exp() * advantage * p.sum(1)).sum(), logits)[0]
+    assert not torch.allclose(uncorrected, wanted, atol=1e-3)
+    assert corrected(torch.full((1, 40), 1.0)).item() == 2.0
 
 
 def test_bf16_on_a_processor_shares_prompts_too(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TEMPER_PRECISION", "bf16")
-    _, rows = train(tiny_model, tmp_path, Paid())
+    _, rows = train(tiny_model, tmp_path, Paid(), sampling="fp32")
     assert "self-check" not in caplog.text
     # the answers were sampled in fp32, so the two differ by what bf16 rounds away, and by no more
     assert 0 < max(r["sampling_gap"] for r in rows) < 0.05
@@ -152,7 +188,11 @@ def test_a_shared_pass_that_fails_is_not_used(
     assert "the self-check of the shared pass failed (RuntimeError: no such kernel)" in caplog.text
 
 
-@pytest.mark.parametrize("settings", [{"share_prompts": False}, {"lora_r": 0}], ids=["stock", "full"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"share_sampling": False}, {"share_training": False}, {"share_sampling": False, "share_training": False}, {"lora_r": 0}],
+    ids=["stock sampling", "stock training", "stock", "full"],
+)
 def test_every_way_to_train_ends_with_weights(tiny_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     from temper.train.grpo import Grpo
     from temper.train.run import Context

@@ -246,7 +246,7 @@ def test_on_the_servers_answers_the_shared_pass_and_the_stock_pass_train_alike(
     rows = []
     for share in (True, False):
         with monkeypatch.context() as patches:
-            seen = trained(tiny_model, tmp_path / str(share), patches, share_prompts=share, shift=-0.02, lr=1e-3)
+            seen = trained(tiny_model, tmp_path / str(share), patches, share_training=share, shift=-0.02, lr=1e-3)
         assert (seen.trainers[0].unshared is None) == share
         rows.append(column(seen, "loss") + column(seen, "grad_norm") + column(seen, "sampling/importance_sampling_ratio/mean"))
     assert rows[0] == pytest.approx(rows[1], rel=1e-3, abs=1e-5)

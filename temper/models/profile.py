@@ -110,6 +110,18 @@ def in_bf16(on: "torch.device") -> bool:
     return _dtype(on)[0] == "bf16"
 
 
+def samples_in_bf16(on: "torch.device", asked: str) -> bool:
+    """Whether answers are sampled from weights rounded to bf16 for a training that corrects for it; `asked` auto, fp32 or bf16.
+
+    "auto" takes it where the CPU has bf16 units: a step of few rows waits for the weights, and these are half as large.
+    """
+    from temper.models import products
+
+    if on.type != "cpu" or not products.available() or asked == "fp32":
+        return False
+    return asked == "bf16" or (bool(machine.native_bf16()) and (os.environ.get("TEMPER_PRECISION") or "auto") != "fp32")
+
+
 def _device() -> tuple["torch.device", str]:
     import torch
 

@@ -22,7 +22,9 @@ class Grpo:
     `rewards` maps grader names to weights. `adapt = "audited"` lets `auditor`, a grader that is neither reward nor gold, tighten
     the weight of `harm`. `audits` rows of each step are shown to the gold judge for the curve, with no influence on training.
     `resample` is how often the prompts of groups without a spread are replaced by others in a step (dynamic sampling).
-    `share_prompts` computes each prompt once, in sampling and in training; `skip_flat` leaves out rows that have no gradient.
+    `share_sampling` and `share_training` compute each prompt once; `skip_flat` leaves out rows that have no gradient. `sampling`
+    is the precision of the weights that answers are drawn from: bf16 where a CPU has it, with the importance ratio that corrects
+    for it (`train.trainer.corrected`); fp32 needs none.
     `vllm` samples with vLLM in this process ("colocate") or at `vllm_url` ("server"); `vllm_memory` is its share of the GPU.
     """
 
@@ -50,8 +52,10 @@ class Grpo:
     lora_alpha: int = 32
     audits: int = 4
     resample: int = 0
-    share_prompts: bool = True
+    share_sampling: bool = True
+    share_training: bool = True
     skip_flat: bool = True
+    sampling: Literal["auto", "fp32", "bf16"] = "auto"
     vllm: Mode = "off"
     vllm_url: str = ""
     vllm_memory: float = 0.3

@@ -28,8 +28,8 @@ from temper.models.generate import Decoding, sample
 from temper.models.load import device, eos_ids, load
 from temper.models.local import completion
 from temper.models.packed import unshareable
-from temper.models.products import Folded
-from temper.models.profile import in_bf16
+from temper.models.products import Folded, effective
+from temper.models.profile import in_bf16, samples_in_bf16
 from temper.rewards.adapt import Observed, Rules, State, adapt, apply
 from temper.rewards.journal import rewind, rollout_rows
 from temper.rewards.signal import Scored, Signal, flat, mean_column, remembering
@@ -186,7 +186,7 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO with shared prompts and temper's rewards.
 
     `score(completions, step)` grades one generation batch; `flat(completions)` names the prompts whose answers it would pay all
-    the same. `unshared` says why the stock methods are used; None where prompts are shared.
+    the same. `unshared` says why the stock pass trains, `unsampled` why the stock method samples; None where ours does.
     """
 
     def __init__(
@@ -206,19 +206,22 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         self.counts: dict[str, Any] = {}
         self.drawn: Drawn | None = None
         self.checked = False
+        self.pending: tuple[Tensor, Tensor | None, None] | None = None
         self._last_loaded_step = -1  # TRL sets it where vLLM is on
         self._buffered_inputs: list[dict[str, Any]] | None = None
         super().__init__(reward_funcs=self._reward, **kwargs)
         self.decoder = _decoder(self.accelerator.unwrap_model(self.model))
+        self.unsampled = "share_sampling is off" if not stage.share_sampling else unshareable(self.decoder)
         self.unshared = self._unshared()
+        self.sampled_in_bf16 = not self.use_vllm and samples_in_bf16(self.accelerator.device, stage.sampling)
         self.folded = Folded()
         for model in (self.model, self.ref_model):
             if model is not None:
                 share(_decoder(self.accelerator.unwrap_model(model)), self.folded)
 
     def _unshared(self) -> str | None:
-        if not self.stage.share_prompts:
-            return "share_prompts is off"
+        if not self.stage.share_training:
+            return "share_training is off"
         if self.args.gradient_checkpointing:
             return "gradient checkpointing is on"
         if self.aux_loss_enabled:
@@ -270,7 +273,7 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
             with unchanged(self.accelerator.unwrap_model(self.model)):
                 self.vllm_generation.sync_weights()
             self._last_loaded_step = self.state.global_step
-        if self.unshared or self.use_vllm:
+        if self.unsampled or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         prompts, counts = runs(prompt_ids)
         ends = eos_ids(self.decoder, self._tokenizer)
@@ -278,7 +281,8 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         uniforms = torch.rand((len(prompt_ids), self.max_completion_length), dtype=torch.float64)
         was = self.decoder.training
         self.decoder.eval()
-        rows = [row for group in sample(self.decoder, prompts, counts, uniforms, decoding) for row in group]
+        weights = effective(self.decoder, torch.bfloat16 if self.sampled_in_bf16 else torch.float32)
+        rows = [row for group in sample(self.decoder, prompts, counts, uniforms, decoding, weights=weights) for row in group]
         self.decoder.train(was)
         return [r.ids for r in rows], [r.logprobs for r in rows]
 
@@ -301,14 +305,21 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """TRL's loss on the rows that have a gradient; the gap between sampling and training is counted on the way."""
+        """TRL's loss on the rows that have a gradient, weighted for what sampling rounded; the gap between the two is counted."""
         kept, factor = self._with_gradient(inputs)
-        loss = super()._compute_loss(model, kept) * factor
-        if "sampling_per_token_logps" in kept and self.logprobs is not None:
-            mask = kept["completion_mask"].bool()
-            gap = (self.logprobs.detach() - kept["sampling_per_token_logps"])[mask].abs().mean()
-            self.counts["sampling_gap"] = round(gap.item(), 6)
-        return loss  # type: ignore[no-any-return]
+        if self.use_vllm or "sampling_per_token_logps" not in kept:
+            return super()._compute_loss(model, kept) * factor  # type: ignore[no-any-return]
+        ids, mask = (torch.cat([kept[f"prompt_{x}"], kept[f"completion_{x}"]], 1) for x in ("ids", "mask"))
+        width = kept["completion_ids"].size(1)
+        # TRL asks for the same log-probabilities again, and is handed these
+        self.pending = self._get_per_token_logps_and_entropies(model, ids, mask, width, compute_entropy=True)
+        gaps = (self.pending[0].detach() - kept["sampling_per_token_logps"]) * kept["completion_mask"]
+        self.counts["sampling_gap"] = round((gaps.abs().sum() / kept["completion_mask"].sum()).item(), 6)
+        if self.sampled_in_bf16:
+            ratios = corrected(gaps)
+            self.counts["sampling_ess"] = round((ratios.sum() ** 2 / (ratios**2).sum() / len(ratios)).item(), 4)
+            kept = {**kept, "advantages": kept["advantages"] * ratios}
+        return super()._compute_loss(model, kept) * factor  # type: ignore[no-any-return]
 
     def _with_gradient(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], float]:
         """The rows whose advantage is not zero, and what their loss must be multiplied by for the stock normaliser.
@@ -332,13 +343,24 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
+        if self.pending is not None:
+            ready, self.pending = self.pending, None
+            return ready
         if self.unshared:
-            self.logprobs = None
             return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         with self.accelerator.autocast():
             # through the wrapped model, so that the hooks which average gradients over processes run
-            self.logprobs, entropy = model(shared_pass=(input_ids, attention_mask, logits_to_keep, self.temperature))
-        return self.logprobs, (entropy if kwargs.get("compute_entropy") else None), None
+            logprobs, entropy = model(shared_pass=(input_ids, attention_mask, logits_to_keep, self.temperature))
+        return logprobs, (entropy if kwargs.get("compute_entropy") else None), None
+
+
+def corrected(gaps: Tensor) -> Tensor:
+    """Importance ratio of each answer (B,), from the gaps (B, C) between its log-probabilities in training and in sampling.
+
+    The ratio of whole answers makes the expected gradient that of the model that is trained, whatever the answers were sampled
+    from. It is cut at 2, which bounds the variance and is almost never reached; TRL cuts that of inference engines likewise.
+    """
+    return gaps.sum(1).exp().clamp(max=2.0)
 
 
 def _rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
@@ -425,8 +447,9 @@ def train_grpo(
         peft_config=lora_config(stage.lora_r, stage.lora_alpha) if new_adapter else None,
         callbacks=[Ledger(out, context, lambda: {**latest_row, **trainer.counts}), adaptive],
     )
-    if trainer.unshared:
-        context.watch(Progress(f"{context.label}: prompts are not shared, because {trainer.unshared}", 0, stage.steps))
+    for what, reason in (("sampling", trainer.unsampled), ("training", trainer.unshared)):
+        if reason:
+            context.watch(Progress(f"{context.label}: prompts are not shared in {what}, because {reason}", 0, stage.steps))
     try:
         with quiet_and_compact(trainer):
             trainer.train(resume_from_checkpoint=resume)
