@@ -167,15 +167,16 @@ def generation(letter: str, threads: int, pairs: int) -> list[Case]:
     stage = Grpo(max_new_tokens=NEW)
     cases = []
     with started({"kind": "generation", **spec_of(stage), "prompt": 105, "seed": 7}, threads) as pair:
-        for rows in ROWS:
-            warm(pair, rows=rows)
-            ours, peer = pair.turns(pairs, rows=rows)
+        for rows, low in [*((r, False) for r in ROWS), *((r, True) for r in ROWS)]:
+            warm(pair, rows=rows, low=low)
+            ours, peer = pair.turns(pairs, rows=rows, low=low)
             must = flops(Sizes(**pair.facts["sizes"]), pair.facts["prompts"], [[NEW] * rows], "forward")
             floor = floor_seconds(pair.facts, must)
             rates = compared(*([u["tokens"] / u["cpu"] for u in side] for side in (ours, peer)), more_is_better=True)
             check = {"tokens_difference": max(abs(a["tokens"] - b["tokens"]) for a, b in zip(ours, peer, strict=True))}
             common = fields(pair, ours, peer, floor, prompt_tokens=sum(pair.facts["prompts"]), answer_tokens=NEW * rows)
-            name = f"{letter}: generation, P 105, {NEW} tokens, {rows:2} rows"
+            # the floor is that of fp32 products in both
+            name = f"{letter}: generation, P 105, {NEW} tokens, {rows:2} rows" + (", ours from bf16 weights" if low else "")
             cases.append(Case(name, peer_name="model.generate", unit="tokens/CPU s", check=check, **rates, **common))
     return cases
 

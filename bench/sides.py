@@ -144,7 +144,7 @@ def stock_generation(spec: Spec, folder: Path) -> tuple[Unit, dict[str, Any]]:
     # the whole distribution, as GRPO samples it; without `min_new_tokens` rows would end where chance has it
     how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "min_new_tokens": new, "max_new_tokens": new}
 
-    def unit(rows: int) -> dict[str, Any]:
+    def unit(rows: int, low: bool = False) -> dict[str, Any]:
         torch.manual_seed(spec["seed"])
         with torch.no_grad():
             work = lambda: model.generate(  # noqa: E731
@@ -161,6 +161,7 @@ def temper_generation(spec: Spec, folder: Path) -> tuple[Unit, dict[str, Any]]:
 
     from temper.models.generate import Decoding, sample
     from temper.models.load import load
+    from temper.models.products import effective
     from temper.types import Checkpoint
 
     loaded = load(Checkpoint(Path(spec["base"])))
@@ -169,9 +170,15 @@ def temper_generation(spec: Spec, folder: Path) -> tuple[Unit, dict[str, Any]]:
     # no token has this number, so no row ends early
     decoding = Decoding(new, frozenset({-1}), loaded.tokenizer.pad_token_id, spec["stage"]["temperature"])
 
-    def unit(rows: int) -> dict[str, Any]:
+    def unit(rows: int, low: bool = False) -> dict[str, Any]:
         torch.manual_seed(spec["seed"])
-        work = lambda: sample(loaded.model, [ids], [rows], torch.rand((rows, new), dtype=torch.float64), decoding)  # noqa: E731
+        uniforms = torch.rand((rows, new), dtype=torch.float64)
+
+        def work() -> Any:
+            # a step of training orders the weights anew, because they have changed
+            weights = effective(loaded.model, torch.bfloat16 if low else torch.float32)
+            return sample(loaded.model, [ids], [rows], uniforms, decoding, weights=weights)
+
         groups, seconds = timed(work)
         return {**seconds, "tokens": sum(len(row.ids) for group in groups for row in group)}
 
