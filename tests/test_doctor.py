@@ -18,7 +18,7 @@ NO_LIMIT = Path("/nowhere/cpu.max")
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TEMPER_THREADS", "TEMPER_PRECISION", "TEMPER_DEVICE", "OMP_NUM_THREADS"):
+    for name in ("TEMPER_THREADS", "TEMPER_PRECISION", "TEMPER_PRODUCTS", "TEMPER_DEVICE", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -166,7 +166,7 @@ def test_threads_are_as_many_as_idle_cores_and_pinned_to_them(two_cores: Path) -
     chosen = choose()
     assert (chosen.device, chosen.threads, chosen.cores, chosen.checkpointing) == ("cpu", 1, (1,), False)
     assert "core 0 90%" in chosen.reasons["threads"]
-    assert set(chosen.reasons) == {"device", "dtype", "threads", "engine", "checkpointing"}
+    assert set(chosen.reasons) == {"device", "dtype", "threads", "engine", "sampling", "checkpointing"}
 
 
 @pytest.mark.train
@@ -269,6 +269,31 @@ def test_weights_on_a_gpu_are_bf16_unless_fp32_is_asked_for(monkeypatch: pytest.
     assert precision(gpu) is torch.float32
 
 
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("flag", "asked", "precision", "products", "found"),
+    [
+        ("avx512_bf16", "auto", "", "", "bf16"),
+        (None, "auto", "", "", "fp32"),
+        (None, "bf16", "", "", "bf16"),
+        ("avx512_bf16", "fp32", "", "", "fp32"),
+        ("avx512_bf16", "auto", "fp32", "", "fp32"),
+        ("avx512_bf16", "bf16", "", "torch", "fp32"),
+    ],
+)
+def test_answers_are_sampled_in_bf16_where_it_is_native_and_nobody_objects(
+    monkeypatch: pytest.MonkeyPatch, flag: str | None, asked: str, precision: str, products: str, found: str
+) -> None:
+    import torch
+
+    from temper.models.profile import sampling
+
+    monkeypatch.setattr(machine, "native_bf16", lambda: flag)
+    monkeypatch.setenv("TEMPER_PRECISION", precision)
+    monkeypatch.setenv("TEMPER_PRODUCTS", products)
+    assert sampling(torch.device("cpu"), asked)[0] == found
+
+
 BAD = [
     ("TEMPER_THREADS", "two", "at least 1"),
     ("TEMPER_THREADS", "0", "at least 1"),
@@ -276,6 +301,7 @@ BAD = [
     ("TEMPER_THREADS", "1.5", "at least 1"),
     ("TEMPER_PRECISION", "BF16", "wanted auto, fp32 or bf16"),
     ("TEMPER_PRECISION", "half", "wanted auto, fp32 or bf16"),
+    ("TEMPER_PRODUCTS", "mkl", "wanted auto or torch"),
     ("TEMPER_DEVICE", "graphics", "wanted for example cpu"),
     ("TEMPER_DEVICE", "cuda:97", "unset it, or give cpu"),
 ]

@@ -116,3 +116,40 @@ def test_a_local_sampler_asked_for_the_missing_half_gives_the_same_answers(tiny_
     half = local(examples[3:], n=2)
     assert [[c.raw for c in row] for row in whole[3:]] == [[c.raw for c in row] for row in half]
     assert whole[0][0].raw != whole[0][1].raw
+
+
+def test_a_model_that_cannot_share_is_sampled_by_the_library_and_says_so(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from temper.models import local
+    from temper.types import Example, Message
+
+    local._tell.cache_clear()
+    ready = loaded(tiny_model)
+    ready.model.config.attention_dropout = 0.1
+    answers = local.Local(ready, max_new_tokens=4)([Example("e", (Message("user", "why"),))], n=2)
+    assert len(answers[0]) == 2
+    assert "the stock generate samples, one prompt at a time, because its config sets attention_dropout" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["Olmo2", "Phi3", "SmolLM3", "GPTNeoX", "OPT", "Starcoder2", "Qwen3Moe"])
+def test_other_architectures_need_no_code_of_their_own(kind: str) -> None:
+    import transformers
+
+    from temper.models.generate import sample
+    from temper.models.local import sample_stock
+    from temper.models.packed import unshareable
+
+    shape = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 2, "eos_token_id": 1, "bos_token_id": 0}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32} if kind == "Qwen3Moe" else {}
+    wide = {"ffn_dim": 64, "word_embed_proj_dim": 32} if kind == "OPT" else {}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(
+        getattr(transformers, f"{kind}Config")(**shape, **more, **experts, **wide)
+    )
+    model.eval()
+    assert unshareable(model) is None
+    ours = sample(model, PROMPTS, [2, 1, 1], torch.zeros((4, 12)), decoding())
+    stock = sample_stock(model, PROMPTS, [1, 1, 1], torch.zeros((3, 12)), decoding())
+    assert all(row.ids == reference[0].ids for group, reference in zip(ours, stock, strict=True) for row in group)

@@ -120,6 +120,7 @@ def _computing(busy: Mapping[int, float]) -> dict[str, Any]:
         "precision": _choice(chosen.dtype, f"{why['dtype']} (GFLOP/s of one core: {measured})"),
         "threads": _choice(f"{chosen.threads}{cores}", why["threads"]),
         "products": _choice(chosen.engine, why["engine"]),
+        "sampling": _choice(chosen.sampling, why["sampling"]),
     }
     return {"choices": choices, "gpu": gpu(), "speed": speed}
 

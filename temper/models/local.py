@@ -1,5 +1,7 @@
 """A model in this process as a `Sampler`: examples in, completions out, reasoning and answer apart."""
 
+import functools
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,10 +38,12 @@ class Local:
         decoding = Decoding(self.max_new_tokens, eos, tokenizer.pad_token_id, self.temperature, self.top_p)
         uniforms = torch.cat([self._uniforms(e.id, k) for e in examples for k in range(n)])
         started = time.perf_counter()
-        if unshareable(model) is None:
+        reason = unshareable(model)
+        if reason is None:
             self.ready.update({} if self.ready else effective(model))
             rows = sample(model, prompts, [n] * len(prompts), uniforms, decoding, weights=self.ready)
         else:
+            _tell(reason)
             rows = sample_stock(model, prompts, [n] * len(prompts), uniforms, decoding)
         seconds = (time.perf_counter() - started) / max(1, n * len(prompts))
         return [
@@ -55,6 +59,12 @@ class Local:
         raw = self.loaded.tokenizer.decode(row.ids, skip_special_tokens=True)
         usage = Usage(prompt_tokens, len(row.ids), seconds)
         return completion(example, raw, ended=row.ended, opened=self.loaded.opened, usage=usage)
+
+
+@functools.cache
+def _tell(reason: str) -> None:
+    """Once a process, not once a batch."""
+    logging.getLogger(__name__).warning("the stock generate samples, one prompt at a time, because %s", reason)
 
 
 def completion(example: Example, raw: str, *, ended: bool, opened: bool, usage: Usage | None = None) -> Completion:

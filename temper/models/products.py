@@ -8,6 +8,7 @@ the second only folds the adapters in.
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,8 +21,9 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def available() -> bool:
-    """Whether this torch has oneDNN's packed linear product; asked of the library, since the operators are not public API."""
-    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """Whether this torch has oneDNN's linear product, whose operators are not public API; `TEMPER_PRODUCTS=torch` says no."""
+    wanted = os.environ.get("TEMPER_PRODUCTS") or "auto"
+    return wanted != "torch" and bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -19,6 +19,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 OVERRIDES = {
     "TEMPER_THREADS": "threads of a product, at least 1; they are not pinned then",
     "TEMPER_PRECISION": "auto, fp32 or bf16",
+    "TEMPER_PRODUCTS": "auto, or torch for torch's own products and unfolded adapters",
     "TEMPER_DEVICE": "cpu, cuda, cuda:1, …",
     "TEMPER_CACHE": "folder for models",
     "OMP_NUM_THREADS": "at most so many threads",
@@ -46,6 +47,7 @@ class Profile:
     threads: int
     cores: tuple[int, ...]
     engine: str
+    sampling: str
     checkpointing: bool
     reasons: Mapping[str, str]
 
@@ -60,8 +62,9 @@ def choose(*, recorded: int | None = None, busy: Mapping[int, float] | None = No
     dtype, why_dtype = _dtype(on)
     threads, cores, why_threads = _threads(on.type, recorded, busy)
     engine, why_engine = _engine(on.type, dtype)
-    reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads, "engine": why_engine}
-    return Profile(str(on), dtype, threads, cores, engine, False, {**reasons, "checkpointing": CHECKPOINTING[1]})
+    drawn, why_drawn = sampling(on)
+    reasons = {"device": why_device, "dtype": why_dtype, "threads": why_threads, "engine": why_engine, "sampling": why_drawn}
+    return Profile(str(on), dtype, threads, cores, engine, drawn, False, {**reasons, "checkpointing": CHECKPOINTING[1]})
 
 
 @contextlib.contextmanager
@@ -110,16 +113,25 @@ def in_bf16(on: "torch.device") -> bool:
     return _dtype(on)[0] == "bf16"
 
 
-def samples_in_bf16(on: "torch.device", asked: str) -> bool:
-    """Whether answers are sampled from weights rounded to bf16 for a training that corrects for it; `asked` auto, fp32 or bf16.
+def sampling(on: "torch.device", asked: str = "auto") -> tuple[str, str]:
+    """Precision of the weights that a training step samples its answers from, "fp32" or "bf16", and why; `asked` is the recipe's.
 
-    "auto" takes it where the CPU has bf16 units: a step of few rows waits for the weights, and these are half as large.
+    On CPUs only: a GPU's weights are in bf16 as they are. Whoever trains on what bf16 sampled must correct for it.
     """
     from temper.models import products
 
-    if on.type != "cpu" or not products.available() or asked == "fp32":
-        return False
-    return asked == "bf16" or (bool(machine.native_bf16()) and (os.environ.get("TEMPER_PRECISION") or "auto") != "fp32")
+    if on.type != "cpu":
+        return "fp32", "the model's own weights"
+    if not products.available():
+        return "fp32", "this torch's products leave no choice"
+    if asked != "auto":
+        return asked, f'the recipe says sampling = "{asked}"'
+    if os.environ.get("TEMPER_PRECISION") == "fp32":
+        return "fp32", "TEMPER_PRECISION=fp32"
+    flag = machine.native_bf16()
+    if not flag:
+        return "fp32", "this processor has no bf16 units"
+    return "bf16", f"{flag}: a step of few rows waits for its weights, which are half as large; the gradient is corrected for it"
 
 
 def _device() -> tuple["torch.device", str]:
@@ -161,7 +173,7 @@ def _dtype_of_cpu() -> tuple[str, str]:
     if not flag:
         return "fp32", "this processor has no bf16 units; without them bf16 products were measured 7 to 38 times slower"
     if products.available():
-        return "fp32", f"oneDNN's fp32 products are used, which is what temper's fast path is written for, in spite of {flag}"
+        return "fp32", f"exact, and fast through oneDNN; TEMPER_PRECISION=bf16 trains on {flag}, faster and rounded"
     if not _onednn():
         return "fp32", f"this torch has no oneDNN, without which {flag} is not used and bf16 is slower than fp32"
     return "bf16", f"the processor has {flag}, and this torch lacks the fast fp32 products; weights stay fp32"
@@ -201,6 +213,11 @@ def _engine(kind: str, dtype: str) -> tuple[str, str]:
         return kind, "torch's own for this device"
     if dtype == "bf16":
         return "oneDNN" if _onednn() else blas(), "torch's own road for bf16"
+    chosen = os.environ.get("TEMPER_PRODUCTS") or "auto"
+    if chosen not in ("auto", "torch"):
+        raise UsageError(f"TEMPER_PRODUCTS={chosen!r}: wanted auto or torch")
+    if chosen == "torch":
+        return blas(), "TEMPER_PRODUCTS=torch"
     if products.available():
         return "oneDNN", "the linear layers call it directly; on processors of another maker MKL reaches half its speed or less"
     return blas(), "this torch has no oneDNN linear product"

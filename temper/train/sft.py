@@ -66,6 +66,7 @@ class Sft:
         from trl import SFTConfig, SFTTrainer
 
         from temper.models.load import load
+        from temper.models.products import Folded, trained
         from temper.train.trainer import Ledger, common_arguments, latest, quiet_and_compact, save_final, with_lora
 
         loaded = load(start, chat_template=context.chat_template, trainable=True)
@@ -88,10 +89,10 @@ class Sft:
             processing_class=loaded.tokenizer,
             callbacks=[ledger],
         )
-        with quiet_and_compact(trainer):
+        with quiet_and_compact(trainer), trained(trainer.model, Folded()):
             trainer.train(resume_from_checkpoint=latest(out))
-        trained = sum(len(r["input_ids"]) for r in rows) * self.epochs
-        work = Work(train_tokens=int(trained), adapter=self.lora_r > 0)
+        tokens = sum(len(r["input_ids"]) for r in rows) * self.epochs
+        work = Work(train_tokens=int(tokens), adapter=self.lora_r > 0)
         write_json(out / "work.json", work.as_dict(context.parameters))
         return save_final(trainer.model, loaded.tokenizer, start, out)
 

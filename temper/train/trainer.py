@@ -29,7 +29,7 @@ from temper.models.load import device, eos_ids, load
 from temper.models.local import completion
 from temper.models.packed import unshareable
 from temper.models.products import Folded, effective
-from temper.models.profile import in_bf16, samples_in_bf16
+from temper.models.profile import in_bf16, sampling
 from temper.rewards.adapt import Observed, Rules, State, adapt, apply
 from temper.rewards.journal import rewind, rollout_rows
 from temper.rewards.signal import Scored, Signal, flat, mean_column, remembering
@@ -213,7 +213,7 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         self.decoder = _decoder(self.accelerator.unwrap_model(self.model))
         self.unsampled = "share_sampling is off" if not stage.share_sampling else unshareable(self.decoder)
         self.unshared = self._unshared()
-        self.sampled_in_bf16 = not self.use_vllm and samples_in_bf16(self.accelerator.device, stage.sampling)
+        self.sampled_in_bf16 = not self.use_vllm and sampling(self.accelerator.device, stage.sampling)[0] == "bf16"
         self.folded = Folded()
         for model in (self.model, self.ref_model):
             if model is not None:
