@@ -7,6 +7,7 @@ transformers, so any decoder that uses the interface, and attends to all of the 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ from temper.models.products import batched
 BLOCK = 128
 # Attention weights kept for the backward pass, in bytes a layer; above it they are computed again (arXiv 2205.14135).
 KEPT = 8 << 20
+# Scores are kept in bits: torch's exp takes fifteen times as long where it underflows, as behind a mask, and exp2 does not.
+LOG2E = 1 / math.log(2)
 # Settings that change scores or logits in ways that the code here does not follow.
 CAPPED = ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling", "attention_dropout")
 
@@ -170,15 +173,15 @@ class _TreeAttention(Function):
                 part = _Part(segment, q, k, v, scaling)
                 far, near = part.scores()
                 top = near.amax(-1, keepdim=True) if far is None else torch.maximum(near.amax(-1, True), far.amax(-1, True))
-                total = near.sub_(top).exp_().sum(-1, keepdim=True)
+                total = near.sub_(top).exp2_().sum(-1, keepdim=True)
                 if far is not None:
-                    total += far.sub_(top).exp_().sum(-1, keepdim=True)
+                    total += far.sub_(top).exp2_().sum(-1, keepdim=True)
                     far.div_(total)
                 attended = torch.bmm(near.div_(total), part.v)
                 if far is not None:
                     attended += torch.bmm(part.wide(far), part.far_v).view_as(attended)
                 part.put(out, attended)
-                saved += (near, far) if small else (top.add_(total.log_()), None)
+                saved += (near, far) if small else (top.add_(total.log2_()), None)
         ctx.save_for_backward(q, k, v, out, *saved)
         ctx.segments, ctx.scaling, ctx.small = segments, scaling, small
         return out
@@ -208,7 +211,8 @@ class _TreeAttention(Function):
                     to_k[segment.prefix] += torch.bmm(slope.transpose(1, 2), part.wide(part.q)).transpose(0, 1)
                     back += torch.bmm(slope, part.far_k).view_as(back)
                 part.put(to_q, back.mul_(ctx.scaling))
-        return to_q, to_k, to_v, None, None
+        # scores were in bits
+        return to_q, to_k.mul_(1 / LOG2E), to_v, None, None
 
 
 class _Part:
@@ -219,7 +223,7 @@ class _Part:
         self.G, self.C = segment.rows.shape
         self.K, self.H, self.D = k.size(1), q.size(1), q.size(2)
         self.whole = slice(int(self.rows[0, 0]), int(self.rows[0, 0]) + self.C) if self.G == 1 else None
-        self.q = self.queries(q) * scaling
+        self.q = self.queries(q) * (scaling * LOG2E)
         self.k, self.v = self._keys(k), self._keys(v)
         self.alone = segment.prefix.stop == segment.prefix.start
         self.far_k, self.far_v = (t[segment.prefix].transpose(0, 1) for t in (k, v))
@@ -241,7 +245,7 @@ class _Part:
         return t.view(self.K, -1, t.size(-1))
 
     def scores(self) -> tuple[Tensor | None, Tensor]:
-        """Scores against the prefix (K * G, H / K * C, P), or None, and against the own row (K * G, H / K * C, C)."""
+        """Scores, in bits, against the prefix (K * G, H / K * C, P), or None, and the own row (K * G, H / K * C, C)."""
         near = torch.bmm(self.q, self.k.transpose(1, 2))
         future = torch.ones(self.C, self.C, dtype=torch.bool).triu_(1)
         near.view(self.K * self.G, -1, self.C, self.C).masked_fill_(future, -torch.inf)
@@ -253,7 +257,7 @@ class _Part:
     def weights(self, total: Tensor) -> tuple[Tensor | None, Tensor]:
         """The attention weights again, from the log of each query's partition sum."""
         far, near = self.scores()
-        return None if far is None else far.sub_(total).exp_(), near.sub_(total).exp_()
+        return None if far is None else far.sub_(total).exp2_(), near.sub_(total).exp2_()
 
     def counted(self) -> Tensor:
         assert self.valid is not None
