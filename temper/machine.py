@@ -1,6 +1,7 @@
 """What this machine is and can do, which of its cores are free, how much memory some work took, one setting of its allocator."""
 
 import ctypes
+import gc
 import os
 import platform
 import resource
@@ -188,6 +189,8 @@ def keep_freed_memory() -> bool:
 
 def reset_peak() -> None:
     """Start a new measurement of peak memory, where the system can (Linux); elsewhere the peak is that of the whole process."""
+    # a trainer and its model hold each other, so the last stage's weights are there until somebody looks for such circles
+    gc.collect()
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
