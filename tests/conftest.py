@@ -33,7 +33,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_tiny(folder: Path, kind: str = "llama") -> Path:
-    """Save a tiny random model of one architecture: llama, qwen2, qwen3, mistral or gemma."""
+    """Save a tiny random model of one architecture: llama, qwen2, qwen3, mistral, gemma, qwen3moe, mixtral, phi or diffllama."""
     import torch
     import transformers
 
@@ -53,11 +53,14 @@ def make_tiny(folder: Path, kind: str = "llama") -> Path:
         "bos_token_id": tokenizer.bos_token_id,
         "tie_word_embeddings": True,
     }
-    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral", "gemma": "Gemma"}
-    if kind == "mistral":
+    names = {"qwen3moe": "Qwen3Moe", "diffllama": "DiffLlama"}
+    if kind in ("mistral", "mixtral"):
         shape["sliding_window"] = None
-    config = getattr(transformers, f"{names[kind]}Config")(**shape)
-    model = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
+    if kind in ("qwen3moe", "mixtral"):
+        experts = {"qwen3moe": "num_experts", "mixtral": "num_local_experts"}[kind]
+        shape |= {experts: 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    config = getattr(transformers, f"{names.get(kind, kind.title())}Config")(**shape)
+    model = getattr(transformers, f"{names.get(kind, kind.title())}ForCausalLM")(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

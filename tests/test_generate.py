@@ -153,3 +153,49 @@ def test_other_architectures_need_no_code_of_their_own(kind: str) -> None:
     ours = sample(model, PROMPTS, [2, 1, 1], torch.zeros((4, 12)), decoding())
     stock = sample_stock(model, PROMPTS, [1, 1, 1], torch.zeros((3, 12)), decoding())
     assert all(row.ids == reference[0].ids for group, reference in zip(ours, stock, strict=True) for row in group)
+
+
+def test_an_architecture_whose_sampler_would_be_wrong_is_found_out(tmp_path: Path) -> None:
+    from conftest import make_tiny
+
+    from temper.models.generate import unsampleable
+    from temper.models.packed import unshareable
+
+    model = loaded(make_tiny(tmp_path, "diffllama")).model  # it asks for attention twice a layer
+    assert unshareable(model) is None
+    assert "nats from the library's forward pass" in (unsampleable(model, 2) or "")
+
+
+def test_equal_prompts_are_one_and_a_batch_has_no_more_rows_than_allowed(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from temper.models import generate
+
+    seen: list[tuple[int, list[int]]] = []
+    right = generate._sample_batch
+    monkeypatch.setattr(
+        generate,
+        "_sample_batch",
+        lambda m, prompts, counts, u, d: (seen.append((len(prompts), counts)), right(m, prompts, counts, u, d))[1],
+    )
+    model = loaded(tiny_model).model
+    uniforms = torch.rand((9, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    asked = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
+    rows = generate.sample(model, asked, [2, 6, 1], uniforms, decoding(6, temperature=1.0), rows=4)
+    assert seen == [(2, [3, 1]), (1, [4]), (1, [1])]
+    alone = generate.sample(model, [PROMPTS[0]], [1], uniforms[8:], decoding(6, temperature=1.0))
+    assert rows[2][0].ids == alone[0][0].ids
+    assert [len(group) for group in rows] == [2, 6, 1]
+
+
+def test_a_token_without_a_chance_is_never_drawn() -> None:
+    from temper.models.generate import BLOCK, _inverse
+
+    draw = torch.Generator().manual_seed(0)
+    chances = torch.rand((400, 3 * BLOCK), generator=draw)
+    chances[:, BLOCK - 40 : BLOCK] = chances[:, -40:] = 0
+    chances /= chances.sum(-1, keepdim=True)
+    edge = chances[:, :BLOCK].sum(-1).double() / chances.double().view(400, 3, BLOCK).sum(-1).sum(-1)
+    for uniform in (edge, edge - 1e-9, edge + 1e-9, torch.full((400,), 1 - 2**-53, dtype=torch.float64), torch.zeros(400)):
+        token = _inverse(chances, uniform)
+        assert (chances.gather(-1, token[:, None]) > 0).all()

@@ -10,12 +10,6 @@ pytestmark = pytest.mark.train
 torch = pytest.importorskip("torch")
 
 
-def test_consecutive_equal_prompts_are_counted_once() -> None:
-    from temper.train.trainer import runs
-
-    assert runs([[1], [1], [2], [1]]) == ([[1], [2], [1]], [2, 1, 1])
-
-
 def test_a_checkpoint_that_was_being_written_is_not_resumed_from(tmp_path: Path) -> None:
     from temper.train.trainer import latest
 
@@ -53,13 +47,13 @@ def train(
     from temper.train.trainer import train_grpo
     from temper.types import Checkpoint, Example, Message, Named
 
-    values = {"steps": 2, "prompts_per_step": 3, "group": 4, "max_new_tokens": 6, "temperature": 1.0, "lora_r": 4, "lr": 1e-2}
-    stage = Grpo(rewards={"paid": 1.0}, audits=0, checkpoint_every=9, **{**values, **settings})
+    shape = {"steps": 2, "prompts_per_step": 3, "group": 4, "max_new_tokens": 6, "checkpoint_every": 9}
+    values = {**shape, "temperature": 1.0, "lora_r": 4, "lr": 1e-2}
+    stage = Grpo(rewards={"paid": 1.0}, audits=0, **{**values, **settings})
     examples = [Example(f"e{i}", (Message("user", "why " * (i + 1)),)) for i in range(prompts)]
     context = Context(seed=1, graders={"paid": Named("paid", grader, "test")})
     checkpoint, _ = train_grpo(stage, examples, Checkpoint(folder), out, context)
-    assert checkpoint.path is not None
-    return load_file(checkpoint.path / "adapter_model.safetensors"), list(read_rows(out / "metrics.jsonl"))
+    return load_file((checkpoint.path or out) / "adapter_model.safetensors"), list(read_rows(out / "metrics.jsonl"))
 
 
 def apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
@@ -104,6 +98,28 @@ def test_answers_sampled_from_rounded_weights_are_corrected_for_it(tiny_model: P
     _, rows = train(tiny_model, tmp_path, Paid(), sampling="bf16", share_training=share)
     assert all(0 < r["sampling_gap"] < 0.05 for r in rows)
     assert all(0.9 < r["sampling_ess"] <= 1 for r in rows)
+
+
+def test_the_correction_weighs_the_answers_it_is_given(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from temper.train import trainer
+
+    monkeypatch.setattr(trainer, "corrected", lambda gaps: torch.full((len(gaps),), 1e-12))
+    weights, _ = train(tiny_model, tmp_path, Paid(), sampling="bf16", beta=0.0)
+    assert all(w.abs().max() < 1e-4 for name, w in weights.items() if "lora_B" in name)  # the learning rate is 1e-2
+
+
+def test_the_gap_of_a_step_is_that_of_all_its_micro_batches(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from temper.train import trainer
+
+    seen: list[Any] = []
+    right = trainer.corrected
+    monkeypatch.setattr(trainer, "corrected", lambda gaps: (seen.append(gaps), right(gaps))[1])
+    _, rows = train(tiny_model, tmp_path, Paid(), sampling="bf16", micro_batch=4, steps=1)
+    assert len(seen) == 3
+    tokens = sum((g != 0).sum().item() for g in seen)
+    assert rows[0]["sampling_gap"] == pytest.approx(sum(g.abs().sum().item() for g in seen) / tokens, rel=0.05)
 
 
 def test_the_expected_gradient_is_that_of_the_trained_model_whatever_was_sampled_from() -> None:
@@ -159,8 +175,12 @@ def test_flat_groups_are_replaced_by_other_prompts_and_counted(tiny_model: Path,
 
 
 def test_resampling_ends_at_its_bound(tiny_model: Path, tmp_path: Path) -> None:
-    _, rows = train(tiny_model, tmp_path, Paid([f"e{i}" for i in range(6)]), resample=2)
+    _, rows = train(tiny_model, tmp_path / "bound", Paid([f"e{i}" for i in range(12)]), prompts=12, resample=2)
     assert [r["resampled"] for r in rows] == [6, 6]
+    assert all(24 <= r["resampled_tokens"] <= 144 for r in rows)
+    # what was thrown away does not come back, so the other prompts may be used up first
+    _, rows = train(tiny_model, tmp_path / "few", Paid([f"e{i}" for i in range(6)]), resample=9)
+    assert [r["resampled"] for r in rows] == [3, 3]
     assert all(r["zero_variance"] == 1.0 for r in rows)
 
 
@@ -172,7 +192,87 @@ def test_a_shared_pass_that_differs_from_the_stock_one_is_not_used(
     right = shared.token_logprobs
     monkeypatch.setattr(shared, "token_logprobs", lambda *given: tuple(1.01 * t for t in right(*given)))
     train(tiny_model, tmp_path / "wrong", Paid())
-    assert "the self-check found loss and gradient 1.0e-02 and 1.0e-02 apart" in caplog.text
+    assert "and 1.0e-02 apart, wanted at most 1e-03" in caplog.text
+
+
+def test_an_adapter_that_is_folded_wrongly_does_not_pass_the_check(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from temper.models import products
+
+    right = products.Folded.weight
+    monkeypatch.setattr(products.Folded, "weight", lambda self, layer, a, b, scaling: right(self, layer, a, b, 3 * scaling))
+    train(tiny_model, tmp_path, Paid())
+    assert "the self-check found loss and gradient" in caplog.text
+
+
+def test_a_sampler_that_differs_from_the_model_is_not_used_further(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from temper.train import trainer
+
+    right = trainer.sample
+
+    def off(*given: Any, **more: Any) -> Any:
+        from dataclasses import replace
+
+        return [[replace(r, logprobs=[x - 0.1 for x in r.logprobs]) for r in group] for group in right(*given, **more)]
+
+    monkeypatch.setattr(trainer, "sample", off)
+    _, rows = train(tiny_model, tmp_path, Paid(), sampling="fp32")
+    assert rows[0]["sampling_gap"] == pytest.approx(0.1, abs=1e-4)
+    assert "sampling_gap" not in rows[1]
+    assert "prompts are not shared in sampling any more" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("qwen3moe", {"beta": 0.0}),
+        ("mixtral", {}),
+        ("phi", {"lora_r": 0, "beta": 0.0}),
+        ("diffllama", {"sampling": "fp32"}),
+    ],
+)
+def test_an_architecture_that_is_not_shared_trains_all_the_same(
+    tmp_path: Path, kind: str, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    from conftest import make_tiny
+
+    from temper.files import read_rows
+
+    folder = make_tiny(tmp_path / kind, kind)
+    if settings.get("lora_r") == 0:
+        with pytest.raises(FileNotFoundError):  # it saves all weights and no adapter
+            train(folder, tmp_path / "out", Paid(), **settings)
+    else:
+        train(folder, tmp_path / "out", Paid(), **settings)
+    rows = list(read_rows(tmp_path / "out" / "metrics.jsonl"))
+    assert len(rows) == 2
+    assert all(r.get("sampling_gap", 0.0) < 1e-3 or "sampling_ess" in r for r in rows)
+
+
+@pytest.mark.parametrize("settings", [{}, {"resample": 2}], ids=["plain", "resampled"])
+def test_a_run_cut_after_its_first_epoch_goes_on_to_the_bit(tiny_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    from temper.errors import TrainError
+    from temper.train import trainer
+
+    given = {"prompts": 7, "steps": 5, "checkpoint_every": 3, **settings}  # two steps are an epoch
+    whole, rows = train(tiny_model, tmp_path / "whole", Paid(["e0"]), **given)
+    step = trainer.Ledger.on_log
+
+    def cut(self: Any, args: Any, state: Any, *given: Any, **more: Any) -> None:
+        if state.global_step == 4:
+            raise TrainError("cut")
+        step(self, args, state, *given, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Ledger, "on_log", cut)
+        with pytest.raises(TrainError):
+            train(tiny_model, tmp_path / "cut", Paid(["e0"]), **given)
+    again, continued = train(tiny_model, tmp_path / "cut", Paid(["e0"]), **given)
+    assert all(torch.equal(again[k], whole[k]) for k in whole)
+    assert [r["tokens"] for r in continued] == [r["tokens"] for r in rows]
 
 
 def test_a_shared_pass_that_fails_is_not_used(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from temper.models.packed import Tree, hidden_states
+from temper.models.packed import Tree, hidden_states, unshareable
 from temper.models.products import sampled
 
 # Rows decoded at once: a row of the 135M default is cheaper the more share its step, up to about this many; the keys and values
@@ -20,6 +20,8 @@ from temper.models.products import sampled
 ROWS = 64
 # Rebuild the batch without its finished rows once this share of them is left: each rebuild copies the cache.
 COMPACT_AT = 0.8
+# Tokens of the long prompt of a trial, and how far its log-probabilities may be from the library's: fp32 rounds at 1e-6.
+PROBE, NEAR, NEAR_IN_BF16 = 150, 1e-3, 0.25
 # Entries of the vocabulary that are summed at once when a token is drawn.
 BLOCK = 256
 
@@ -58,35 +60,75 @@ def sample(
     """Sample `counts[i]` answers to prompt i from a decoder, its adapters folded in.
 
     `uniforms` (sum of counts, max_new_tokens), in [0, 1): row r's token t is the inverse of its distribution at `uniforms[r, t]`.
-    Prompts are taken in order of length and returned in the order given. `weights` are those of `products.effective`, for a
-    caller that samples from the same model many times.
+    Equal prompts are one prompt; prompts are taken in order of length, at most `rows` answers at once, and returned in the order
+    given. `weights` are those of `products.effective`, for a caller that samples from the same model many times.
     """
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
+    asked = [i for i, count in enumerate(counts) for _ in range(count)]
+    wanted: dict[tuple[int, ...], list[int]] = {}
+    for row, i in enumerate(asked):
+        wanted.setdefault(tuple(prompts[i]), []).append(row)
     results: list[list[Sampled]] = [[] for _ in prompts]
+    done: dict[int, Sampled] = {}
     with sampled(model, weights):
-        for batch in _batches(prompts, counts, rows):
-            picked = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in batch])
-            flat = _sample_batch(model, [prompts[i] for i in batch], [counts[i] for i in batch], uniforms[picked], decoding)
-            for i in batch:
-                results[i] = [next(flat) for _ in range(counts[i])]
+        for batch in _batches(wanted, rows):
+            order = [row for _, places in batch for row in places]
+            sizes = [len(places) for _, places in batch]
+            found = _sample_batch(model, [prompt for prompt, _ in batch], sizes, uniforms[order], decoding)
+            done.update(zip(order, found, strict=True))
+    for row, i in enumerate(asked):
+        results[i].append(done[row])
     return results
 
 
-def _batches(prompts: Sequence[Sequence[int]], counts: Sequence[int], rows: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
-        if batch and sum(counts[j] for j in batch) + counts[i] > rows:
-            yield batch
-            batch = []
-        batch.append(i)
+def unsampleable(model: Any, pad: int) -> str | None:
+    """None if `sample` draws from this decoder what the library's forward pass says, else the reason why it must not be used.
+
+    Tried on two short answers to a prompt of two blocks and one to a short prompt: an architecture may look right and not be.
+    """
+    reason = unshareable(model)
+    if reason is not None:
+        return reason
+    long = torch.randint(0, model.config.vocab_size, (PROBE,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [long[:3], long]
+    uniforms = torch.rand((3, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    try:
+        groups = sample(model, prompts, [1, 2], uniforms, Decoding(4, frozenset({-1}), pad))
+        apart = max(_gap(model, p, row) for p, group in zip(prompts, groups, strict=True) for row in group)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the library's own generate still works
+        return f"a trial of it failed ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    if apart <= (NEAR if model.dtype == torch.float32 else NEAR_IN_BF16):
+        return None
+    return f"a trial of it was {apart:.1e} nats from the library's forward pass"
+
+
+@torch.no_grad()
+def _gap(model: Any, prompt: Sequence[int], row: Sampled) -> float:
+    """How far a row's log-probabilities are from those of the library's forward pass over the same tokens, in nats."""
+    ids = torch.tensor([[*prompt, *row.ids]], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    wanted = torch.log_softmax(logits, -1).gather(-1, ids[0, len(prompt) :, None]).squeeze(1)
+    return (wanted - torch.tensor(row.logprobs, device=model.device)).abs().max().item()
+
+
+def _batches(wanted: Mapping[tuple[int, ...], Sequence[int]], rows: int) -> Iterator[list[tuple[tuple[int, ...], Sequence[int]]]]:
+    """Prompts with the rows that answer them, shortest first, in batches of at most `rows` rows; a large group is cut."""
+    batch: list[tuple[tuple[int, ...], Sequence[int]]] = []
+    room = rows
+    for prompt in sorted(wanted, key=len):
+        places = wanted[prompt]
+        while places:
+            if room == 0 or (len(places) <= rows and len(places) > room):
+                yield batch
+                batch, room = [], rows
+            batch.append((prompt, places[:room]))
+            taken = len(batch[-1][1])
+            places, room = places[taken:], room - taken
     if batch:
         yield batch
 
 
 def _sample_batch(
-    model: Any, prompts: list[Sequence[int]], counts: list[int], uniforms: Tensor, decoding: Decoding
+    model: Any, prompts: list[tuple[int, ...]], counts: list[int], uniforms: Tensor, decoding: Decoding
 ) -> Iterator[Sampled]:
     on = model.device
     body, head = model.base_model, model.get_output_embeddings()
@@ -148,15 +190,22 @@ def _inverse(chances: Tensor, uniform: Tensor) -> Tensor:
 
     Found in two steps, a block of the vocabulary and a place in it: a running sum over the whole vocabulary is a slow operation.
     """
-    vocabulary = chances.size(-1)
-    padded = torch.nn.functional.pad(chances, (0, -vocabulary % BLOCK)).view(len(chances), -1, BLOCK)
+    padded = torch.nn.functional.pad(chances, (0, -chances.size(-1) % BLOCK)).view(len(chances), -1, BLOCK)
     mass = padded.sum(-1).cumsum(-1, dtype=torch.float64)
-    target = uniform.double()[:, None] * mass[:, -1:]
+    target = _below(uniform.double()[:, None] * mass[:, -1:], mass[:, -1:])
+    # the bounds are reached with weights that are no numbers only; the loss tells of those
     block = torch.searchsorted(mass, target, right=True).clamp(max=mass.size(-1) - 1)
     before = torch.where(block > 0, mass.gather(-1, (block - 1).clamp(min=0)), 0.0)
     inside = padded.gather(1, block[..., None].expand(-1, 1, BLOCK)).squeeze(1).cumsum(-1, dtype=torch.float64)
-    place = torch.searchsorted(inside, target - before, right=True).clamp(max=BLOCK - 1)
-    return (block * BLOCK + place).squeeze(1).clamp(max=vocabulary - 1)
+    # the block's own running sum may end elsewhere than the fp32 sum by which the block was found, so the place is a share of it
+    share = (target - before) / (mass.gather(-1, block) - before)
+    place = torch.searchsorted(inside, _below(share * inside[:, -1:], inside[:, -1:]), right=True)
+    return (block * BLOCK + place.clamp(max=BLOCK - 1)).squeeze(1).clamp(max=chances.size(-1) - 1)
+
+
+def _below(value: Tensor, total: Tensor) -> Tensor:
+    """Rounding may lift a share of a total to the whole; nothing with a chance of zero must be drawn for that."""
+    return torch.minimum(value, torch.nextafter(total, torch.zeros_like(total)))
 
 
 def _nucleus(chances: Tensor, uniform: Tensor, top_p: float) -> Tensor:

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from temper.files import digest
-from temper.models.generate import Decoding, Sampled, sample
+from temper.models.generate import Decoding, Sampled, sample, unsampleable
 from temper.models.load import Loaded, eos_ids, render
-from temper.models.packed import unshareable
 from temper.models.products import effective
 from temper.text.split import split
 from temper.types import Completion, Example, Usage
@@ -28,8 +27,9 @@ class Local:
     temperature: float = 0.7
     top_p: float = 1.0
     seed: int = 0
-    # the weights as the sampler reads them, made at the first call
+    # made at the first call: the weights as the sampler reads them, and why it cannot be used
     ready: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
+    reasons: list[str | None] = field(default_factory=list, repr=False, compare=False)
 
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
@@ -38,8 +38,9 @@ class Local:
         decoding = Decoding(self.max_new_tokens, eos, tokenizer.pad_token_id, self.temperature, self.top_p)
         uniforms = torch.cat([self._uniforms(e.id, k) for e in examples for k in range(n)])
         started = time.perf_counter()
-        reason = unshareable(model)
-        if reason is None:
+        if not self.reasons:
+            self.reasons.append(unsampleable(model, tokenizer.pad_token_id))
+        if (reason := self.reasons[0]) is None:
             self.ready.update({} if self.ready else effective(model))
             rows = sample(model, prompts, [n] * len(prompts), uniforms, decoding, weights=self.ready)
         else:

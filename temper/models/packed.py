@@ -30,6 +30,8 @@ LOG2E = 1 / math.log(2)
 # Settings that change scores or logits in ways that the code here does not follow.
 CAPPED = ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling", "attention_dropout")
 
+LENGTHENED = ("longrope", "dynamic")
+
 
 class Shared(Protocol):
     """Knows what each token of a packed row sees. Query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D)."""
@@ -57,6 +59,9 @@ def unshareable(model: Any) -> str | None:
         return "it is an encoder-decoder"
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention does not go through the interface of transformers"
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in LENGTHENED:
+        return f"its {rope} positions depend on the longest text in a batch"
     capped = [name for name in CAPPED if getattr(config, name, None)]
     return f"its config sets {', '.join(capped)}" if capped else None
 

@@ -74,7 +74,7 @@ def _exact(batch: int, m: int, k: int, n: int, draw: torch.Generator) -> bool:
 @contextlib.contextmanager
 def trained(model: nn.Module, folded: "Folded") -> Iterator[None]:
     """Route the linear layers of a model in training through oneDNN, forward and backward, adapters folded in."""
-    if not _suits(model) or torch.is_autocast_enabled("cpu"):
+    if not _suits(model):
         yield
         return
     with _replaced(model, lambda layer: _training_forward(layer, folded)):
@@ -179,10 +179,20 @@ def _suits(model: nn.Module) -> bool:
 
 
 def _linears(model: nn.Module) -> list[Any]:
-    """Linear layers and adapted linear layers, each once, without the parts of an adapter."""
+    """Linear layers and plainly adapted linear layers, each once, without the parts of an adapter.
+
+    What only inherits from a linear layer may compute something else, and is left as it is.
+    """
     adapted = [m for m in model.modules() if isinstance(m, Adapted)]
     parts = {part for m in adapted for part in m.modules() if part is not m}
-    return [m for m in model.modules() if isinstance(m, nn.Linear | Adapted) and m not in parts]
+    return [m for m in model.modules() if (type(m) is nn.Linear and m not in parts) or (m in adapted and _plain(m))]
+
+
+def _plain(layer: Any) -> bool:
+    """Whether an adapted layer is W x + scaling B A x and nothing else."""
+    extras = any(layer.use_dora.values()) or any(layer.lora_bias.values())
+    dropout = any(not isinstance(d, nn.Identity) for d in layer.lora_dropout.values())
+    return type(layer.base_layer) is nn.Linear and not (extras or dropout)
 
 
 def adapter(layer: Any) -> tuple[Tensor, Tensor, float] | None:
@@ -215,9 +225,11 @@ def _plain_forward(layer: Any, weight: Tensor, multiply: Callable[..., Tensor]) 
 
 
 def _training_forward(layer: Any, folded: Folded) -> Forward:
-    base = _base(layer)
+    base, stock = _base(layer), layer.forward
 
     def forward(x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            return stock(x)  # type: ignore[no-any-return]
         active = adapter(layer)
         if active is None:
             return _Product.apply(x, base.weight, base.bias)  # type: ignore[no-any-return, no-untyped-call]
@@ -234,10 +246,10 @@ def _training_forward(layer: Any, folded: Folded) -> Forward:
 @contextlib.contextmanager
 def _replaced(model: nn.Module, forward: Callable[[Any], Forward]) -> Iterator[None]:
     layers = _linears(model)
-    for layer in layers:
-        layer.forward = forward(layer)
     try:
+        for layer in layers:
+            layer.forward = forward(layer)
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            layer.__dict__.pop("forward", None)

@@ -20,6 +20,7 @@ OVERRIDES = {
     "TEMPER_THREADS": "threads of a product, at least 1; they are not pinned then",
     "TEMPER_PRECISION": "auto, fp32 or bf16",
     "TEMPER_PRODUCTS": "auto, or torch for torch's own products and unfolded adapters",
+    "TEMPER_HEAD": "compact, or full for logits at every position of the stock training passes",
     "TEMPER_DEVICE": "cpu, cuda, cuda:1, …",
     "TEMPER_CACHE": "folder for models",
     "OMP_NUM_THREADS": "at most so many threads",

@@ -100,8 +100,13 @@ class Grpo:
         if self.adapt == "audited" and "harm" not in self.rewards:
             raise RecipeError(f'stage {self.name!r}: adapt = "audited" tightens the weight of `harm`, which is no reward here')
         check_vllm(f"stage {self.name!r}", self.vllm, url=self.vllm_url, memory=self.vllm_memory)
-        if not self.examples():
+        if self.sampling == "bf16" and not self.share_sampling:
+            raise RecipeError(f'stage {self.name!r}: sampling = "bf16" is part of share_sampling, which is off; turn one of them')
+        found = len(self.examples())
+        if found == 0:
             raise DataError(f"{self.prompts}: no prompt to train on; the data set is empty")
+        if found < self.prompts_per_step:
+            raise DataError(f"{self.prompts}: {found} prompts, fewer than prompts_per_step = {self.prompts_per_step}; lower that")
 
     def fingerprint(self) -> dict[str, Any]:
         rows = self.examples()

@@ -24,24 +24,28 @@ class Drawn:
 def resample(trainer: "TemperTrainer", inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Drawn]:
     """Sample answers to `inputs`, replacing the prompts of flat groups up to `stage.resample` times.
 
-    Returns the rows that were kept and their answers. The draw uses torch's generator, which a checkpoint saves.
+    A prompt that was thrown away does not come back in the same step. Returns the rows that were kept and their answers. The draw
+    uses torch's generator, which a checkpoint saves.
     """
     size = trainer.num_generations
     rows = list(inputs)
     answers = _draw(trainer, rows)
-    dropped = 0
+    used = {r["example"] for r in rows}
+    dropped = tokens = 0
     for _ in range(trainer.stage.resample):
         flat = trainer.flat(trainer.completions_of([r["example"] for r in rows], [a for a, _ in answers]))
         starts = [i for i in range(0, len(rows), size) if rows[i]["example"] in flat]
-        fresh = _others(trainer, {r["example"] for r in rows}, len(starts))
-        if not starts or not fresh:
+        fresh = _others(trainer, used, len(starts))
+        if not fresh:
             break
+        used |= {row["example"] for row in fresh}
         dropped += len(fresh)
         places = [i for start in starts[: len(fresh)] for i in range(start, start + size)]
+        tokens += sum(len(answers[i][0]) for i in places)
         new = [row for row in fresh for _ in range(size)]
         for place, row, answer in zip(places, new, _draw(trainer, new), strict=True):
             rows[place], answers[place] = row, answer
-    trainer.counts["resampled"] = dropped
+    trainer.counts |= {"resampled": dropped, "resampled_tokens": tokens}
     kept = [p for _, p in answers]
     return rows, Drawn([a for a, _ in answers], None if None in kept else kept)  # type: ignore[arg-type]
 
@@ -53,7 +57,8 @@ def _draw(trainer: "TemperTrainer", rows: list[dict[str, Any]]) -> list[tuple[li
 
 
 def _others(trainer: "TemperTrainer", used: set[str], count: int) -> list[dict[str, Any]]:
-    """Up to `count` training rows whose examples are not in this batch."""
-    data = trainer.train_dataset
-    order = torch.randperm(len(data)).tolist()
-    return [row for i in order if (row := data[i])["example"] not in used][:count]
+    """Up to `count` training rows, in a random order, whose examples were not asked in this step."""
+    if count == 0:
+        return []
+    left = [i for i, example in enumerate(trainer.order) if example not in used]
+    return [trainer.train_dataset[left[i]] for i in torch.randperm(len(left))[:count].tolist()]

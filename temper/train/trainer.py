@@ -8,6 +8,7 @@ advantages (`rewards.combine`). Losses, clipping, KL, accumulation, saving and r
 import contextlib
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from temper.errors import TrainError
 from temper.files import append_rows, append_zst, read_json, write_json
-from temper.models.generate import Decoding, sample
+from temper.models.generate import Decoding, sample, unsampleable
 from temper.models.load import device, eos_ids, load
 from temper.models.local import completion
 from temper.models.packed import unshareable
@@ -41,6 +42,11 @@ from temper.types import Checkpoint, Completion, Example, Named, Score
 
 if TYPE_CHECKING:
     from temper.train.grpo import Grpo
+
+log = logging.getLogger(__name__)
+
+# Nats a token between sampling and training in fp32, which round at 1e-6: beyond this one of the two is wrong.
+WRONG = 1e-2
 
 Score_fn = Callable[[Sequence[Completion], int], Scored]
 Flat_fn = Callable[[Sequence[Completion]], set[str]]
@@ -109,15 +115,19 @@ def quiet_and_compact(trainer: Any) -> Iterator[None]:
     """
     trainer.remove_callback(PrinterCallback)
     stock = trl.trainer.utils._use_triton
-    trl.trainer.utils._use_triton = lambda device: True
+    if os.environ.get("TEMPER_HEAD") != "full":
+        trl.trainer.utils._use_triton = lambda device: True
     # TRL prints the whole row when no reward applies; ours are counted as `unscored` and stand in the journal
-    logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
+    chatty = logging.getLogger("trl.trainer.grpo_trainer")
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         trl.trainer.utils._use_triton = stock
+        chatty.setLevel(level)
 
 
 class Ledger(TrainerCallback):  # type: ignore[misc]
@@ -130,7 +140,7 @@ class Ledger(TrainerCallback):  # type: ignore[misc]
         self.first = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.first = state.global_step
+        self.first, self.tokens = state.global_step, int(state.num_input_tokens_seen)
         rewind(self.out, state.global_step)
         self.started = self.last = time.perf_counter()
 
@@ -166,13 +176,15 @@ class Ledger(TrainerCallback):  # type: ignore[misc]
 
 
 class AdaptiveState(TrainerCallback):  # type: ignore[misc]
-    """Keeps the adaptive weights beside each checkpoint and puts them back on resume."""
+    """Keeps the adaptive weights and the work done beside each checkpoint and puts them back on resume."""
 
     def __init__(self) -> None:
         self.state = State()
+        self.work = Work()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "adaptive.json", asdict(self.state))
+        kept = {**asdict(self.state), "work": asdict(self.work)}
+        write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "adaptive.json", kept)
 
     def restore(self, checkpoint: str | None) -> None:
         if checkpoint is None or not (Path(checkpoint) / "adaptive.json").is_file():
@@ -180,6 +192,7 @@ class AdaptiveState(TrainerCallback):  # type: ignore[misc]
         saved = read_json(Path(checkpoint) / "adaptive.json")
         pairs = tuple((float(a), float(b)) for a, b in saved["harm"])
         self.state = State(saved["multiplier"], pairs, tuple(saved["refusals"]))
+        self.work = Work(**saved.get("work", {}))
 
 
 class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -197,27 +210,40 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         score: Score_fn,
         flat: Flat_fn,
         opened: bool,
+        adaptive: AdaptiveState,
         **kwargs: Any,
     ) -> None:
         self.stage, self.examples, self.score, self.flat, self.opened = stage, examples, score, flat, opened
         self.scored: Scored | None = None
         self.asked: list[Completion] = []
-        self.work = Work(adapter=stage.lora_r > 0)
+        self.adaptive = adaptive
         self.counts: dict[str, Any] = {}
+        self.seen = torch.zeros(5, dtype=torch.float64)
         self.drawn: Drawn | None = None
         self.checked = False
         self.pending: tuple[Tensor, Tensor | None, None] | None = None
         self._last_loaded_step = -1  # TRL sets it where vLLM is on
         self._buffered_inputs: list[dict[str, Any]] | None = None
         super().__init__(reward_funcs=self._reward, **kwargs)
+        self.order: list[str] = list(self.train_dataset["example"])
         self.decoder = _decoder(self.accelerator.unwrap_model(self.model))
-        self.unsampled = "share_sampling is off" if not stage.share_sampling else unshareable(self.decoder)
+        self.unsampled = self._unsampled()
         self.unshared = self._unshared()
-        self.sampled_in_bf16 = not self.use_vllm and sampling(self.accelerator.device, stage.sampling)[0] == "bf16"
+        self.sampled_in_bf16 = not self.unsampled and sampling(self.accelerator.device, stage.sampling)[0] == "bf16"
+        # sampling and training round differently, and the loss is corrected for it
+        self.rounded = self.sampled_in_bf16 or self.args.bf16
         self.folded = Folded()
         for model in (self.model, self.ref_model):
             if model is not None:
                 share(_decoder(self.accelerator.unwrap_model(model)), self.folded)
+
+    def _unsampled(self) -> str | None:
+        if not self.stage.share_sampling or self.use_vllm:
+            return "share_sampling is off" if not self.use_vllm else "vLLM samples"
+        was = self.decoder.training
+        reason = unsampleable(self.decoder.eval(), self._tokenizer.pad_token_id)
+        self.decoder.train(was)
+        return reason
 
     def _unshared(self) -> str | None:
         if not self.stage.share_training:
@@ -227,6 +253,12 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.aux_loss_enabled:
             return "its experts are balanced by a loss of their own"
         return unshareable(self.decoder)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's order of prompts, but an epoch's depends on its number: TRL's starts anew in a run that goes on."""
+        order = super()._get_train_sampler(dataset)
+        order.set_epoch = lambda epoch: order.generator.manual_seed(self.args.seed + epoch)
+        return order
 
     def _send_telemetry(self) -> None:
         """Nothing about a user's training leaves their machine."""
@@ -249,7 +281,7 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch with our advantages: centred within the group, one scale for the whole batch."""
-        self.counts = {}
+        self.counts, self.seen = {}, torch.zeros(5, dtype=torch.float64)
         if self.stage.resample:
             inputs, self.drawn = resample(self, inputs)
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -259,10 +291,11 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         completion_tokens = int(batch["completion_mask"].sum())
         prompts = int(batch["prompt_mask"].sum()) // (1 if self.unshared else self.num_generations)
         passes = 1 + (self.beta != 0.0) + self.use_vllm
-        self.work = Work(
-            self.work.train_tokens + prompts + completion_tokens,
-            self.work.forward_tokens + passes * (prompts + completion_tokens),
-            self.work.adapter,
+        done, drawn_away = self.adaptive.work, self.counts.get("resampled_tokens", 0)
+        self.adaptive.work = Work(
+            done.train_tokens + prompts + completion_tokens,
+            done.forward_tokens + passes * (prompts + completion_tokens) + drawn_away,
+            self.stage.lora_r > 0,
         )
         return batch
 
@@ -273,17 +306,17 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
             with unchanged(self.accelerator.unwrap_model(self.model)):
                 self.vllm_generation.sync_weights()
             self._last_loaded_step = self.state.global_step
-        if self.unsampled or self.use_vllm:
+        if self.unsampled:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        prompts, counts = runs(prompt_ids)
         ends = eos_ids(self.decoder, self._tokenizer)
         decoding = Decoding(self.max_completion_length, ends, self._tokenizer.pad_token_id, self.temperature)
         uniforms = torch.rand((len(prompt_ids), self.max_completion_length), dtype=torch.float64)
-        was = self.decoder.training
-        self.decoder.eval()
-        weights = effective(self.decoder, torch.bfloat16 if self.sampled_in_bf16 else torch.float32)
-        rows = [row for group in sample(self.decoder, prompts, counts, uniforms, decoding, weights=weights) for row in group]
-        self.decoder.train(was)
+        was, ones = self.decoder.training, [1] * len(prompt_ids)
+        try:
+            weights = effective(self.decoder.eval(), torch.bfloat16 if self.sampled_in_bf16 else torch.float32)
+            rows = [row for [row] in sample(self.decoder, prompt_ids, ones, uniforms, decoding, weights=weights)]
+        finally:
+            self.decoder.train(was)
         return [r.ids for r in rows], [r.logprobs for r in rows]
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
@@ -312,14 +345,28 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         ids, mask = (torch.cat([kept[f"prompt_{x}"], kept[f"completion_{x}"]], 1) for x in ("ids", "mask"))
         width = kept["completion_ids"].size(1)
         # TRL asks for the same log-probabilities again, and is handed these
-        self.pending = self._get_per_token_logps_and_entropies(model, ids, mask, width, compute_entropy=True)
+        self.pending = self._get_per_token_logps_and_entropies(
+            model, ids, mask, width, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
+        )
         gaps = (self.pending[0].detach() - kept["sampling_per_token_logps"]) * kept["completion_mask"]
-        self.counts["sampling_gap"] = round((gaps.abs().sum() / kept["completion_mask"].sum()).item(), 6)
-        if self.sampled_in_bf16:
-            ratios = corrected(gaps)
-            self.counts["sampling_ess"] = round((ratios.sum() ** 2 / (ratios**2).sum() / len(ratios)).item(), 4)
+        ratios = corrected(gaps)
+        self._count(gaps, ratios, kept["completion_mask"])
+        if self.rounded:
             kept = {**kept, "advantages": kept["advantages"] * ratios}
         return super()._compute_loss(model, kept) * factor  # type: ignore[no-any-return]
+
+    def _count(self, gaps: Tensor, ratios: Tensor, mask: Tensor) -> None:
+        """Keep the step's mean gap a token and effective sample size over all its micro-batches; stop sampling that is wrong."""
+        self.seen += torch.tensor(
+            [gaps.abs().sum(), mask.sum(), ratios.sum(), (ratios**2).sum(), len(ratios)], dtype=torch.float64
+        )
+        gap, tokens, total, squares, rows = self.seen.tolist()
+        self.counts["sampling_gap"] = round(gap / tokens, 6)
+        if self.rounded:
+            self.counts["sampling_ess"] = round(total**2 / squares / rows, 4)
+        elif gap / tokens > WRONG and self.decoder.dtype == torch.float32:
+            self.unsampled = f"its log-probabilities were {gap / tokens:.1e} nats a token from those in training"
+            log.warning("prompts are not shared in sampling any more: %s", self.unsampled)
 
     def _with_gradient(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], float]:
         """The rows whose advantage is not zero, and what their loss must be multiplied by for the stock normaliser.
@@ -366,19 +413,6 @@ def corrected(gaps: Tensor) -> Tensor:
 def _rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
     size = len(batch["advantages"])
     return {k: v[rows] if isinstance(v, Tensor) and v.dim() and len(v) == size else v for k, v in batch.items()}
-
-
-def runs(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
-    """Consecutive equal prompts -> each once, with how often it came."""
-    unique: list[list[int]] = []
-    counts: list[int] = []
-    for prompt in prompts:
-        if unique and unique[-1] == prompt:
-            counts[-1] += 1
-        else:
-            unique.append(prompt)
-            counts.append(1)
-    return unique, counts
 
 
 def train_grpo(
@@ -440,6 +474,7 @@ def train_grpo(
         score=score,
         flat=lambda completions: flat(pay, completions, weights_now()),
         opened=loaded.opened,
+        adaptive=adaptive,
         model=loaded.model,
         args=arguments,
         train_dataset=Dataset.from_list(table),
@@ -455,7 +490,7 @@ def train_grpo(
             trainer.train(resume_from_checkpoint=resume)
     finally:
         disconnect(trainer)
-    return save_final(trainer.model, loaded.tokenizer, start, out), trainer.work
+    return save_final(trainer.model, loaded.tokenizer, start, out), adaptive.work
 
 
 def step_row(
