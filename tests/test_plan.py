@@ -57,3 +57,18 @@ def test_a_local_folder_is_measured_from_its_headers(tiny_model: Path) -> None:
     pytest.importorskip("torch")
     plan = plan_recipe(parse_recipe({"base": str(tiny_model), "stage": [{"kind": "sft"}]}))
     assert plan.steps[0].flops < 1e12
+
+
+def test_what_is_not_shared_costs_more_tokens_and_more_memory() -> None:
+    from temper.train.grpo import Grpo
+    from temper.train.plan import KNOWN, Shape, _grpo
+
+    shape = Shape(**KNOWN["smollm2-135m"])
+    whole, apart, again = (
+        _grpo("train", Grpo(**more), shape, 100.0)
+        for more in ({}, {"share_training": False, "share_sampling": False}, {"resample": 3})
+    )
+    assert apart.tokens > whole.tokens
+    assert apart.memory_bytes > whole.memory_bytes
+    assert again.flops > whole.flops
+    assert again.memory_bytes == whole.memory_bytes

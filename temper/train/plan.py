@@ -121,14 +121,19 @@ def _grpo(name: str, stage: Grpo, shape: Shape, speed: float) -> Step:
     mean_prompt = sum(prompts) / max(1, len(prompts))
     rows = stage.prompts_per_step * stage.group
     answers = rows * stage.max_new_tokens
-    once = int(answers + stage.prompts_per_step * mean_prompt)
-    reference = once if stage.beta else 0
-    train = Work(train_tokens=once, adapter=stage.lora_r > 0).flops(shape.parameters)
+
+    def passed(shared: bool) -> int:
+        return int(answers + (stage.prompts_per_step if shared else rows) * mean_prompt)
+
+    trained, sampled = passed(stage.share_training), passed(stage.share_sampling) * (1 + stage.resample)
+    reference = trained if stage.beta else 0
+    train = Work(train_tokens=trained, adapter=stage.lora_r > 0).flops(shape.parameters)
     forward = Work(forward_tokens=reference).flops(shape.parameters)
-    decode = Work(forward_tokens=once).flops(shape.parameters)
+    decode = Work(forward_tokens=sampled).flops(shape.parameters)
     seconds = train / EFFICIENCY["train"] + forward / EFFICIENCY["forward"] + decode / EFFICIENCY["decode"]
-    tokens = (2 * once + reference) * stage.steps
-    micro = (stage.micro_batch or rows) * int(stage.max_new_tokens + max(prompts, default=0) / stage.group)
+    tokens = (trained + sampled + reference) * stage.steps
+    longest = max(prompts, default=0) / (stage.group if stage.share_training else 1)
+    micro = (stage.micro_batch or rows) * int(stage.max_new_tokens + longest)
     memory = _training_bytes(shape, stage.lora_r, micro) + FP32 * shape.parameters  # a merged copy while sampling
     advice = "lower prompts_per_step, group or max_new_tokens, or set micro_batch"
     return Step(name, tokens, stage.steps * (train + forward + decode), stage.steps * seconds / speed / 1e9, memory, advice)
