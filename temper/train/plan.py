@@ -22,8 +22,8 @@ EFFICIENCY = {"train": 0.55, "forward": 0.65, "decode": 0.40}
 CHARS_PER_TOKEN = 4.0
 TEMPLATE_TOKENS = 30
 FP32 = 4
-# Interpreter, torch, the encoder grader and the allocator's slack, measured with the embedded model.
-FIXED_BYTES = 1.3e9
+# Interpreter, torch, the encoder grader, the judge and the allocator's slack, measured with the embedded model.
+FIXED_BYTES = 2.0e9
 ADAM_BYTES = 12  # gradient and two moments, fp32
 KNOWN = {"smollm2-135m": {"parameters": 134_515_008, "layers": 30, "hidden": 576, "ffn": 1536, "vocabulary": 49_152, "kv": 192}}
 
@@ -148,7 +148,7 @@ def _proof(arm: str, recipe: Recipe, shape: Shape, speed: float) -> Step:
     tokens = sum(prompts) + len(prompts) * prove.samples * prove.max_new_tokens
     flops = Work(forward_tokens=tokens).flops(shape.parameters)
     cache = 64 * (max(prompts, default=0) + prove.max_new_tokens) * shape.layers * 2 * shape.kv * FP32
-    memory = FIXED_BYTES + 2 * FP32 * shape.parameters + cache
+    memory = FIXED_BYTES + 3 * FP32 * shape.parameters + cache  # the sampler's order of the weights is a copy
     advice = "prove a smaller model, or serve it elsewhere and prove the endpoint"
     return Step(f"prove {arm}", tokens, flops, flops / speed / 1e9 / EFFICIENCY["decode"], memory, advice)
 
