@@ -89,3 +89,31 @@ def test_rows_of_other_cases_stay_and_those_of_another_machine_do_not(record: Mo
     file = tmp_path / "x.json"
     file.write_text(file.read_text().replace('"cores"', '"kernels"'))
     assert record.stored("x") == []
+
+
+@pytest.mark.train
+def test_both_sides_compute_the_same_pass_and_generate_the_same_number_of_tokens(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import asdict
+
+    from temper.train.grpo import Grpo
+
+    monkeypatch.syspath_prepend(str(BENCH))
+    sides = importlib.import_module("sides")
+    monkeypatch.setattr(sides, "rates", dict)
+    stage = Grpo(steps=1, prompts_per_step=1, group=4, max_new_tokens=5)
+    spec = {
+        "base": str(tiny_model),
+        "stage": {**asdict(stage), "rewards": dict(stage.rewards)},
+        "prompt": 40,
+        "seed": 7,
+        "kind": "pass",
+    }
+    (stock, _), (ours, facts) = (sides.CASES["pass", side](spec, tmp_path) for side in ("stock", "temper"))
+    theirs, found = stock(), ours()
+    assert facts["unshared"] is None
+    assert found["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+    assert found["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    (stock, _), (ours, _) = (sides.CASES["generation", side](spec, tmp_path) for side in ("stock", "temper"))
+    assert stock(rows=3)["tokens"] == ours(rows=3)["tokens"] == 15

@@ -286,12 +286,25 @@ def test_answers_are_sampled_in_bf16_where_it_is_native_and_nobody_objects(
 ) -> None:
     import torch
 
+    from temper.models import products as roads
     from temper.models.profile import sampling
 
+    monkeypatch.setattr(roads, "multiplies_bf16", lambda: True)
     monkeypatch.setattr(machine, "native_bf16", lambda: flag)
     monkeypatch.setenv("TEMPER_PRECISION", precision)
     monkeypatch.setenv("TEMPER_PRODUCTS", products)
     assert sampling(torch.device("cpu"), asked)[0] == found
+
+
+@pytest.mark.train
+def test_a_processor_that_refuses_bf16_weights_samples_in_fp32_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from temper.models import products
+    from temper.models.profile import sampling
+
+    monkeypatch.setattr(products, "multiplies_bf16", lambda: False)
+    assert sampling(torch.device("cpu"), "bf16")[0] == "fp32"
 
 
 BAD = [

@@ -26,6 +26,18 @@ def available() -> bool:
     return wanted != "torch" and bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether oneDNN takes weights in bf16 on this processor; without AVX-512 or later it refuses them."""
+    if not available():
+        return False
+    try:
+        weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(16, 16, dtype=torch.bfloat16))
+        return bool((product(torch.ones(4, 16), weight) == 16).all())
+    except RuntimeError:
+        return False
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, in) and weight (out, in), plain or packed, to (N, out) of x's dtype. Any strides; no gradient is recorded.
 

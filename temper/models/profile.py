@@ -123,8 +123,8 @@ def sampling(on: "torch.device", asked: str = "auto") -> tuple[str, str]:
 
     if on.type != "cpu":
         return "fp32", "the model's own weights"
-    if not products.available():
-        return "fp32", "this torch's products leave no choice"
+    if not products.available() or not products.multiplies_bf16():
+        return "fp32", "the products of this torch on this processor leave no choice"
     if asked != "auto":
         return asked, f'the recipe says sampling = "{asked}"'
     if os.environ.get("TEMPER_PRECISION") == "fp32":

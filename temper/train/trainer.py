@@ -210,13 +210,13 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         score: Score_fn,
         flat: Flat_fn,
         opened: bool,
-        adaptive: AdaptiveState,
+        adaptive: AdaptiveState | None = None,
         **kwargs: Any,
     ) -> None:
         self.stage, self.examples, self.score, self.flat, self.opened = stage, examples, score, flat, opened
         self.scored: Scored | None = None
         self.asked: list[Completion] = []
-        self.adaptive = adaptive
+        self.adaptive = adaptive or AdaptiveState()
         self.counts: dict[str, Any] = {}
         self.seen = torch.zeros(5, dtype=torch.float64)
         self.drawn: Drawn | None = None
