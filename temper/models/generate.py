@@ -225,7 +225,7 @@ class Growing:
 
     def __init__(self, tree: Tree, owner: Tensor, room: int) -> None:
         assert tree.kept is not None
-        self.used, self.room, self.owner = 0, room, owner
+        self.used, self.owner = 0, owner
         sizes = torch.tensor([s.stop - s.start for s in tree.spans], device=owner.device)
         self.longest = int(sizes.max())
         self.hidden = torch.arange(self.longest, device=owner.device) >= sizes[:, None]

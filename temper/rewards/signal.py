@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from temper.errors import RunError, TemperError
-from temper.rewards.combine import advantages, combine, flat_groups, oriented
+from temper.rewards.combine import Combined, advantages, combine, flat_groups, oriented
 from temper.types import Better, Completion, Named, Score
 
 
@@ -28,10 +28,7 @@ class Signal:
     audits: int = 0
 
     def __call__(self, completions: Sequence[Completion], weights: Mapping[str, float], *, step: int) -> Scored:
-        groups = [c.example.id for c in completions]
-        columns = {g.name: grade(g, completions) for g in self.rewards}
-        better = {g.name: g.better for g in self.rewards}
-        combined = combine(columns, better, weights, groups)
+        groups, columns, combined = _paid(self.rewards, completions, weights)
         chosen = _spread(completions, self.audits, step)
         for monitor in self.monitors:
             seen = grade(monitor, [completions[i] for i in chosen])
@@ -49,10 +46,17 @@ class Signal:
 
 def flat(graders: Sequence[Named], completions: Sequence[Completion], weights: Mapping[str, float]) -> set[str]:
     """Ids of the examples whose answers these graders pay all the same."""
+    groups, _, combined = _paid(graders, completions, weights)
+    return flat_groups(combined.rewards, groups)
+
+
+def _paid(
+    graders: Sequence[Named], completions: Sequence[Completion], weights: Mapping[str, float]
+) -> tuple[list[str], dict[str, list[Score]], Combined]:
+    """Each row's group, each grader's column, and the rewards they make."""
     groups = [c.example.id for c in completions]
     columns = {g.name: grade(g, completions) for g in graders}
-    rewards = combine(columns, {g.name: g.better for g in graders}, weights, groups).rewards
-    return flat_groups(rewards, groups)
+    return groups, columns, combine(columns, {g.name: g.better for g in graders}, weights, groups)
 
 
 @dataclass(frozen=True, slots=True)

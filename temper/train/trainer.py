@@ -238,8 +238,10 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
                 share(_decoder(self.accelerator.unwrap_model(model)), self.folded)
 
     def _unsampled(self) -> str | None:
-        if not self.stage.share_sampling or self.use_vllm:
-            return "share_sampling is off" if not self.use_vllm else "vLLM samples"
+        if self.use_vllm:
+            return "vLLM samples"
+        if not self.stage.share_sampling:
+            return "share_sampling is off"
         was = self.decoder.training
         reason = unsampleable(self.decoder.eval(), self._tokenizer.pad_token_id)
         self.decoder.train(was)
