@@ -1,10 +1,16 @@
-"""A grader of your own. In a recipe: rewards = { "examples/my_grader.py:asks_back" = 0.2 }."""
+"""Graders of your own. In a recipe: rewards = { "examples/my_grader.py:asks_back" = 0.2 }."""
 
-from collections.abc import Sequence
-
-from temper import Completion, Score
+from temper import Completion, each
 
 
-def asks_back(completions: Sequence[Completion]) -> list[Score]:
-    """1 if the answer ends with a question; not graded if there is no answer."""
-    return [Score(float(c.answer.rstrip().endswith("?"))) if c.answer else Score(None, "no answer") for c in completions]
+@each
+def asks_back(completion: Completion) -> bool | None:
+    """Whether the answer ends with a question; not graded if there is no answer."""
+    return completion.answer.rstrip().endswith("?") if completion.answer else None
+
+
+@each(better="low")
+def shouting(completion: Completion) -> float | None:
+    """Share of the answer's letters that are capitals."""
+    letters = [c for c in completion.answer if c.isalpha()]
+    return sum(c.isupper() for c in letters) / len(letters) if letters else None

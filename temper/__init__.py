@@ -5,6 +5,7 @@ stays cheap and never imports torch.
 """
 
 from temper.errors import TemperError
+from temper.graders.each import each
 from temper.types import Checkpoint, Completion, Example, Grader, Message, Named, Outcome, Sampler, Score, Suite, Usage
 
 __version__ = "0.1.0"
@@ -21,4 +22,5 @@ __all__ = [
     "Suite",
     "TemperError",
     "Usage",
+    "each",
 ]

@@ -19,7 +19,7 @@ import temper
 from temper import catalog, machine
 from temper.data.overlap import overlaps
 from temper.data.read import fingerprint, read
-from temper.errors import ProofError, RunError, StorageError, UsageError
+from temper.errors import RunError, StorageError, UsageError
 from temper.files import append_rows, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
 from temper.prove.compare import summarise
 from temper.prove.evaluate import Panel, check_independence, evaluate
@@ -89,7 +89,7 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     graders = load_graders(recipe)
     gold = catalog.grader(recipe.prove.gold)
     rewards = [graders[name] for s in recipe.stages for name in s.graders()]
-    check_independence(rewards, gold)
+    check_independence({r.name: r.traces for r in rewards}, gold)
     watch(Progress(f"model {recipe.base}", 0, 1))
     source = resolve(recipe.base)
     plan_recipe(replace(recipe, base=str(source.folder))).refuse()
@@ -246,7 +246,7 @@ def prove_model(
         this, wanted = Run(folder), [suite(name, settings.cap(name)) for name in settings.suites]
         graders, gold = load_graders(recipe), catalog.grader(settings.gold)
         asked = subject(model, recipe)
-        _refuse_recorded(asked.rewards, gold)
+        check_independence({name: _recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
         panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold)
         this.record(
             **_origin(recipe, command, this.folder),
@@ -450,7 +450,8 @@ def _set_aside_stale(folder: Path, address: str) -> None:
 
 
 def _grader_facts(grader: Named, role: str) -> dict[str, Any]:
-    return {"identity": grader.identity, "weights": grader.weights, "role": role, "card": grader.card}
+    inside = sorted(grader.inside)
+    return {"identity": grader.identity, "weights": grader.weights, "inside": inside, "role": role, "card": grader.card}
 
 
 def _data_facts(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
@@ -469,10 +470,6 @@ def _overlap(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
     return {name: {"n": len({o.test_id for o in o_}), "ids": sorted({o.test_id for o in o_})[:20]} for name, o_ in found.items()}
 
 
-def _refuse_recorded(rewards: Mapping[str, Any], gold: Named) -> None:
-    for name, facts in rewards.items():
-        same_weights = gold.weights and gold.weights == facts["weights"]
-        if gold.name == name or gold.identity == facts["identity"] or same_weights:
-            raise ProofError(
-                f"the gold judge {gold.name!r} was the reward {name!r} of this arm's training; choose another with --gold"
-            )
+def _recorded_traces(facts: Mapping[str, Any]) -> set[str]:
+    """`Named.traces` of a grader as an earlier run wrote them down."""
+    return {facts["identity"], facts["weights"], *facts.get("inside", ())} - {""}

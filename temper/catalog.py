@@ -3,6 +3,7 @@
 import hashlib
 import importlib.resources
 import inspect
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def grader(spec: str) -> Named:
     made = found() if inspect.isclass(found) or not _takes_arguments(found) else found
     if not callable(made):
         raise UnknownName(f"grader {spec!r} is a {type(made).__name__}, which cannot be called; wanted f(completions) -> scores")
-    return Named(short(spec), made, identity(made), weights(made), card(spec))
+    return Named(short(spec), made, identity(made), weights(made), card(spec), frozenset(inside(made)))
 
 
 def short(spec: str) -> str:
@@ -66,9 +67,28 @@ def short(spec: str) -> str:
 
 
 def weights(made: Any) -> str:
-    """Hash of a grader's weights, its own or those of the model it was handed; "" for rules."""
-    parts = [getattr(made, f.name) for f in fields(made)] if is_dataclass(made) else []
-    return next((str(p.weights) for p in (made, *parts) if getattr(p, "weights", "")), "")
+    """Hash of a grader's weights, its own or those of the models it was handed; "" for rules."""
+    own = getattr(made, "weights", "")
+    found = {str(own)} if own else {weights(part) for part in _parts(made)} - {""}
+    return found.pop() if len(found) == 1 else digest(sorted(found)) if found else ""
+
+
+def inside(made: Any) -> set[str]:
+    """Identity and weights of every grader and model within a grader, itself left out: what `Named.inside` holds."""
+    return {h for part in _parts(made) for h in (identity(part), weights(part), *inside(part)) if h}
+
+
+def _parts(made: Any) -> list[Any]:
+    """The graders and models in a grader's fields, singly or in tuples; a model's own fields are its business."""
+    if not is_dataclass(made) or isinstance(getattr(made, "weights", None), str):
+        return []
+    values = [getattr(made, f.name) for f in fields(made)]
+    flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+    return [v.grade if isinstance(v, Named) else v for v in flat if isinstance(v, Named) or _opines(v)]
+
+
+def _opines(part: Any) -> bool:
+    return hasattr(part, "better") or bool(getattr(part, "weights", "")) or inspect.isfunction(part)
 
 
 def card(name: str) -> str:
@@ -91,13 +111,22 @@ def identity(made: Any) -> str:
     return digest([_source(kind), _settings(made), str(getattr(made, "weights", ""))])
 
 
-def _settings(made: Any) -> dict[str, str]:
-    return {f.name: _fact(getattr(made, f.name)) for f in fields(made)} if is_dataclass(made) else {}
+def _settings(made: Any) -> dict[str, Any]:
+    """The fields that decide opinions; those declared with `compare=False` (clients, caches, counters) do not."""
+    return {f.name: _fact(getattr(made, f.name)) for f in fields(made) if f.compare} if is_dataclass(made) else {}
 
 
-def _fact(value: Any) -> str:
-    if isinstance(value, (bool, int, float, str, tuple, frozenset)):
+def _fact(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
+    if isinstance(value, (tuple, list)):
+        return [_fact(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if isinstance(value, Mapping):
+        return {str(k): _fact(v) for k, v in value.items()}
+    if isinstance(value, Named):
+        return value.identity
     return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else identity(value)
 
 

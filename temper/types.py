@@ -130,7 +130,8 @@ class Named:
     """A grader under the name a recipe uses, with the identity that keeps a reward from being its own judge.
 
     `identity` hashes the grader's code or class, its settings and its weights; `weights` is the hash of the weights alone ("" for
-    rules). Both are written to `run.json`. `card` is one line of what was measured about it.
+    rules); `inside` holds both of every grader and model within it (members of an ensemble, the judge behind a wrapper). All are
+    written to `run.json`. `card` is one line of what was measured about it.
     """
 
     name: str
@@ -138,10 +139,16 @@ class Named:
     identity: str
     weights: str = ""
     card: str = ""
+    inside: frozenset[str] = frozenset()
 
     @property
     def better(self) -> Better:
         return getattr(self.grade, "better", "high")
+
+    @property
+    def traces(self) -> frozenset[str]:
+        """Every hash this grader is known by: two graders that share one share an opinion."""
+        return frozenset({self.identity, self.weights, *self.inside}) - {""}
 
 
 @dataclass(frozen=True, slots=True)

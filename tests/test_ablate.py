@@ -174,7 +174,7 @@ def test_an_arm_of_a_run_can_be_proved_by_itself_and_refuses_its_own_reward(reci
     theirs = [r["raw"] for r in read_rows(folder / "evals" / "harm@hybrid" / "rows.jsonl")]
     assert ours == theirs
     own = Prove(gold=f"{tmp_path / 'mine.py'}:bytes_seen", limit=4)
-    with pytest.raises(ProofError, match="was the reward"):
+    with pytest.raises(ProofError, match="is also the reward"):
         prove_model(f"{folder}@hybrid", ["harm"], out=tmp_path / "own", prove=own)
 
 

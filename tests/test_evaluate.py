@@ -114,11 +114,20 @@ def test_a_grader_that_breaks_its_contract_is_an_error_and_no_row() -> None:
 @pytest.mark.parametrize("reward", [Named("gold", refusal, "x"), Named("other", gold, "g"), Named("other", gold, "y", "w1")])
 def test_a_judge_is_refused_if_it_shares_name_code_or_weights_with_a_reward(reward: Named) -> None:
     with pytest.raises(ProofError, match="also the reward"):
-        check_independence([reward], GOLD)
+        check_independence({reward.name: reward.traces}, GOLD)
 
 
 def test_independent_rules_without_weights_are_not_confused_with_each_other() -> None:
-    check_independence([Named("a", refusal, "1"), Named("b", refusal, "2")], Named("c", gold, "3"))
+    rewards = [Named("a", refusal, "1"), Named("b", refusal, "2")]
+    check_independence({r.name: r.traces for r in rewards}, Named("c", gold, "3"))
+
+
+def test_a_judge_is_refused_if_it_hides_inside_a_reward_or_holds_one() -> None:
+    hidden = Named("worst", refusal, "x", "y", inside=frozenset({"w1"}))
+    with pytest.raises(ProofError, match="shares a model"):
+        check_independence({hidden.name: hidden.traces}, GOLD)
+    with pytest.raises(ProofError, match="shares a model"):
+        check_independence({GOLD.name: GOLD.traces}, hidden)
 
 
 def test_a_grader_that_raises_ends_with_its_name_and_never_becomes_a_score() -> None:

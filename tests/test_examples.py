@@ -17,6 +17,13 @@ def test_the_example_grader_is_found_by_file_and_name_and_grades() -> None:
     assert [s.value for s in scores] == [1.0, 0.0, None]
 
 
+def test_the_other_example_grader_says_that_low_is_good() -> None:
+    loud = grader(f"{EXAMPLES / 'my_grader.py'}:shouting")
+    example = Example("1", (Message("user", "hi"),))
+    assert loud.better == "low"
+    assert [s.value for s in loud.grade([Completion(example, "NO!"), Completion(example, "No!")])] == [1.0, 0.5]
+
+
 def test_the_ten_lines_print_a_rate_with_its_interval() -> None:
     done = subprocess.run([sys.executable, str(EXAMPLES / "ten_lines.py")], capture_output=True, text=True, check=True)
     assert "over-refusal Estimate(value=0.125, n=40" in done.stdout

@@ -1,12 +1,15 @@
 """A name finds its object, or the error names the nearest one."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from temper import catalog, registry
 from temper.errors import UnknownName
-from temper.types import Completion, Example, Message, Score
+from temper.types import Completion, Example, Message, Named, Score
 
 CODE = """
 from temper import Score
@@ -55,3 +58,41 @@ def test_identity_follows_code_and_not_the_name(tmp_path: Path) -> None:
     a, b, c = (catalog.grader(f"{tmp_path}/{x}.py:short") for x in "abc")
     assert a.identity == b.identity
     assert a.identity != c.identity
+
+
+@dataclass(frozen=True)
+class Model:
+    weights: str
+
+
+@dataclass(frozen=True)
+class Judging:
+    model: Model
+    note: str = field(default="", compare=False)
+    better: ClassVar[str] = "low"
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        return [Score(0.0) for _ in completions]
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    members: tuple[Named | Judging, ...]
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        return [Score(None, "nobody asked") for _ in completions]
+
+
+def test_what_is_inside_a_grader_is_known_however_deep_it_is_wrapped() -> None:
+    judging = Judging(Model("w1"))
+    named = Named("j", judging, catalog.identity(judging), "w1")
+    for wrapped in (Wrapping((judging,)), Wrapping((named,)), Wrapping((Named("w", Wrapping((judging,)), "x"),))):
+        assert {"w1", catalog.identity(judging)} <= catalog.inside(wrapped)
+        assert catalog.weights(Wrapping((judging,))) == "w1"
+
+
+def test_identity_follows_members_and_skips_what_decides_nothing() -> None:
+    one, other = Judging(Model("w1")), Judging(Model("w2"))
+    assert catalog.identity(one) == catalog.identity(Judging(Model("w1"), note="a cache folder"))
+    assert catalog.identity(Wrapping((one,))) == catalog.identity(Wrapping((Judging(Model("w1")),)))
+    assert catalog.identity(Wrapping((one,))) != catalog.identity(Wrapping((other,)))

@@ -260,6 +260,12 @@ def test_a_damaged_summary_is_named(tmp_path):
         build(tmp_path)
 
 
+def test_facts_that_are_no_object_are_named(tmp_path):
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(StorageError, match=r"run\.json: holds a JSON list"):
+        build(tmp_path)
+
+
 def test_answers_of_an_earlier_setting_are_not_read(tmp_path):
     folder = write_run(tmp_path / "run", rows_by_arm(n=3))
     (folder / "evals" / "harm@base").rename(folder / "evals" / "harm@base.0123abcd")

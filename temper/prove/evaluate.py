@@ -4,7 +4,7 @@ Leaves out what rows mean (`metrics`) and how arms differ (`compare`). Nothing h
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,17 @@ class Panel:
         return (*self.graders, *([self.gold] if self.gold else []))
 
 
-def check_independence(rewards: Sequence[Named], gold: Named) -> None:
-    """Raise `ProofError` if the judge also trained the model: same name, same code and settings, or same weights."""
-    for reward in rewards:
-        if gold.name == reward.name or gold.identity == reward.identity or (gold.weights and gold.weights == reward.weights):
+def check_independence(rewards: Mapping[str, Collection[str]], gold: Named) -> None:
+    """Raise `ProofError` if the judge also trained the model: by its name, or by a shared hash of code, settings or weights.
+
+    `rewards` maps the name of each reward to its `Named.traces`, live or as `run.json` recorded them.
+    """
+    for name, traces in rewards.items():
+        if gold.name == name or not gold.traces.isdisjoint(traces):
             raise ProofError(
-                f"the gold judge {gold.name!r} is also the reward {reward.name!r}: a model trained to please a judge proves "
-                "nothing before it. Choose another `gold` in [prove], or take that reward out of the recipe"
+                f"the gold judge {gold.name!r} is also the reward {name!r}, or shares a model or a rule with it: a model trained "
+                "to please a judge proves nothing before it. Choose another `gold` in [prove] (or --gold), or take that reward "
+                "out of the recipe"
             )
 
 

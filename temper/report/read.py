@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from temper import files
+from temper.errors import StorageError
 from temper.files import Row
 
 
@@ -51,7 +52,10 @@ def read_run(folder: Path) -> Run:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    return files.read_json(path) if path.is_file() else {}
+    found = files.read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise StorageError(f"{path}: holds a JSON {type(found).__name__}; wanted an object, as `temper run` writes it")
+    return found
 
 
 def _rows(folder: Path, arms: Collection[str] | None) -> Mapping[str, list[Row]]:
