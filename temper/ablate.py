@@ -152,6 +152,7 @@ def finish(this: Run, recipe: Recipe, chains: Sequence[Chain], suites: Sequence[
         costs=costs(recipe, chains, facts),
         held_out=held_out(recipe, suites),
         gold=catalog.short(recipe.prove.gold),
+        graders={name: facts["graders"][name]["better"] for name in map(catalog.short, recipe.prove.graders)},
     )
     write_json(this.folder / "summary.json", summary)
     this.record(finished=time.time())
@@ -450,8 +451,14 @@ def _set_aside_stale(folder: Path, address: str) -> None:
 
 
 def _grader_facts(grader: Named, role: str) -> dict[str, Any]:
-    inside = sorted(grader.inside)
-    return {"identity": grader.identity, "weights": grader.weights, "inside": inside, "role": role, "card": grader.card}
+    return {
+        "identity": grader.identity,
+        "weights": grader.weights,
+        "inside": sorted(grader.inside),
+        "better": grader.better,
+        "role": role,
+        "card": grader.card,
+    }
 
 
 def _data_facts(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:

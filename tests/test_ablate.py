@@ -168,14 +168,15 @@ def test_an_arm_of_a_run_can_be_proved_by_itself_and_refuses_its_own_reward(reci
 
     folder = run(recipe, out=tmp_path / "run")
     judge = f"{tmp_path / 'mine.py'}:judge"
-    settings = Prove(gold=judge, limit=4, max_new_tokens=12)
+    own = f"{tmp_path / 'mine.py'}:bytes_seen"
+    settings = Prove(gold=judge, graders=(own,), limit=4, max_new_tokens=12)
     proved = prove_model(f"{folder}@hybrid", ["harm"], out=tmp_path / "alone", prove=settings, seed=3)
     ours = [r["raw"] for r in read_rows(proved / "evals" / "harm@model" / "rows.jsonl")]
     theirs = [r["raw"] for r in read_rows(folder / "evals" / "harm@hybrid" / "rows.jsonl")]
     assert ours == theirs
-    own = Prove(gold=f"{tmp_path / 'mine.py'}:bytes_seen", limit=4)
+    assert "grader:bytes_seen" in read_json(proved / "summary.json")["metrics"]
     with pytest.raises(ProofError, match="is also the reward"):
-        prove_model(f"{folder}@hybrid", ["harm"], out=tmp_path / "own", prove=own)
+        prove_model(f"{folder}@hybrid", ["harm"], out=tmp_path / "own", prove=Prove(gold=own, limit=4))
 
 
 def test_a_loss_that_is_not_a_number_ends_with_one_line_and_keeps_the_rows(tiny_model: Path, tmp_path: Path) -> None:

@@ -260,3 +260,12 @@ def test_the_summary_is_plain_json_and_the_same_for_rows_in_any_order():
 def test_an_arm_without_any_harmful_prompt_gets_no_verdict_by_accident():
     made = summarise({"a": safe([0, 1]), "b": safe([0, 0], "b")}, command="", commit="", costs={})
     assert [v["verdict"] for v in made["verdicts"]] == ["inconclusive"]
+
+
+def test_a_graders_own_mean_is_a_metric_where_it_was_asked_for():
+    rows = [row(number=i, mine=v) for i, v in enumerate((0.2, 0.6, None))]
+    made = summarise({"a": rows}, command="", commit="", costs={}, graders={"mine": "low"})
+    own = made["arms"]["a"]["grader:mine"]
+    assert (own["value"], own["n"], own["ungraded"]) == (pytest.approx(0.4), 2, 1)
+    assert made["metrics"]["grader:mine"]["better"] == "low"
+    assert "grader:mine" not in summarise({"a": rows}, command="", commit="", costs={})["metrics"]

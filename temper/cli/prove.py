@@ -18,6 +18,9 @@ def prove(
     samples: Annotated[int, typer.Option(min=1, help="Answers per prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Token cap of an answer, its reasoning included.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 for greedy.")] = 0.7,
+    grader: Annotated[
+        list[str] | None, typer.Option(help="One more grader, by name or file.py:name; repeat for several.")
+    ] = None,
     gold: Annotated[str, typer.Option(help="The judge; refused if it was a reward of this model.")] = "gold",
     seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
     chat_template: Annotated[
@@ -31,7 +34,14 @@ def prove(
     from temper.train.recipe import Prove
 
     command = "temper " + shlex.join(sys.argv[1:])
-    settings = Prove(gold=gold, limit=limit, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
+    settings = Prove(
+        gold=gold,
+        graders=tuple(grader or ()),
+        limit=limit,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
     try:
         with watching() as watch:
             folder = prove_model(

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from temper.files import Row
 from temper.prove import metrics as measures
 from temper.prove.metrics import Metric, Sample
 from temper.stats import Estimate, Floats
+from temper.types import Better
 
 Verdict = Literal["safer", "refusing", "less able", "gamed", "overfit", "worse", "inconclusive"]
 
@@ -215,10 +217,14 @@ def summarise(
     held_out: Collection[str] = (),
     gold: str = "gold",
     proxy: str = "harm",
+    graders: Mapping[str, Better] = MappingProxyType({}),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The content of summary.json, from rows; `costs` (by arm) is passed through. Every arm is judged against the first."""
-    table = measures.table(held_out, gold=gold, proxy=proxy)
+    """The content of summary.json, from rows; `costs` (by arm) is passed through. Every arm is judged against the first.
+
+    `graders` are the user's own, by name with their good end.
+    """
+    table = measures.table(held_out, gold=gold, proxy=proxy, graders=graders)
     pairs = compare(rows_by_arm, table, seed=seed)
     arms = list(rows_by_arm)
     return {

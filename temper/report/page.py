@@ -65,7 +65,7 @@ def view(run: Run) -> dict[str, Any]:
         "others": _other_pairs(run),
         "limits": wording.limits(run),
         "stages": list(_stages(run)),
-        "safety": metric_table(run, SAFETY),
+        "safety": metric_table(run, [*SAFETY, *(m for m in run.summary.get("metrics", {}) if m.startswith("grader:"))]),
         "reading": metric_table(run, READING),
         "length": metric_table(run, LENGTH),
         "outcomes": _outcomes(run),
