@@ -99,6 +99,13 @@ def test_a_score_does_not_depend_on_what_shares_the_batch(model_folder: Path, ad
     assert judge(pairs) == pytest.approx([judge([pair])[0] for pair in pairs], abs=1e-5)
 
 
+def test_a_score_does_not_depend_on_who_multiplies(model_folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, pairs = load(model_folder, adapter), [("good", "bad"), ("bad bad", "good " * 50)]
+    ours = judge(pairs)
+    monkeypatch.setenv("TEMPER_PRODUCTS", "torch")
+    assert judge(pairs) == pytest.approx(ours, abs=1e-6)
+
+
 def test_a_long_response_scores_as_its_worst_window(model_folder: Path, adapter: Path) -> None:
     from temper.models.judge import framed
 

@@ -54,10 +54,12 @@ class Judge:
     def _logits(self, batch: Sequence[Sequence[int]]) -> list[float]:
         import torch
 
+        from temper.models import products
+
         longest, device = max(map(len, batch)), self.head.weight.device
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch], device=device)
-        with torch.inference_mode():
+        with torch.inference_mode(), products.sampled(self.body, products.effective(self.body, packed=False)):
             hidden = self.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             last = hidden[torch.arange(len(batch), device=device), mask.sum(1) - 1]
             return [float(x) for x in self.head(last).squeeze(-1)]
