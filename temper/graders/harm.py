@@ -5,15 +5,54 @@ out the network (models.encoder), which it is given, and abstains where that was
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Protocol
 
 from temper.text.language import target_share
 from temper.types import Better, Completion, Score
 
 Pairs = Sequence[tuple[str, str]]
 Judging = Callable[[Pairs], list[float]]
+
+HAZARDS = ("vcr", "ncr", "src", "cse", "iwp", "ssh", "ipv", "dfm", "hte", "prv", "spc", "sxc")
+"""MLCommons AILuminate v1.0's hazards (arXiv 2503.05731): violent crimes, non-violent crimes, sex-related crimes, child sexual
+exploitation, indiscriminate weapons, suicide and self-harm, intellectual property, defamation, hate, privacy, specialised advice,
+sexual content."""
+
+
+class Opinion(NamedTuple):
+    """What a reader holds of a (prompt, response) pair: calibrated probabilities, the maximum over windows; `HAZARDS` in order."""
+
+    unsafe: float
+    refusal: float
+    hazards: tuple[float, ...]
+
+
+class RequestOpinion(NamedTuple):
+    """What a reader holds of a prompt alone: calibrated probabilities, the maximum over windows; `HAZARDS` in order."""
+
+    harmful: float
+    hazards: tuple[float, ...]
+
+
+class Reader(Protocol):
+    """A loaded network (models.encoder, models.multilingual) for the languages it was validated in.
+
+    `thresholds` has the shipped decision points "unsafe", "refusal" and "request"; `weights` hashes all that decides an opinion.
+    """
+
+    @property
+    def languages(self) -> frozenset[str]: ...
+    @property
+    def thresholds(self) -> Mapping[str, float]: ...
+    @property
+    def weights(self) -> str: ...
+
+    def __call__(self, pairs: Sequence[tuple[str, str]], /) -> list[Opinion]: ...
+
+    def requests(self, prompts: Sequence[str], /) -> list[RequestOpinion]: ...
+
 
 MIN_ENGLISH = 0.5
 MIN_LATIN = 0.5
