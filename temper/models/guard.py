@@ -16,7 +16,7 @@ from temper.errors import ModelError
 from temper.files import read_json
 from temper.models.encoder import batches
 from temper.models.load import device, eos_ids, precision, quiet
-from temper.models.resolve import _weights_digest, resolve
+from temper.models.resolve import weights_digest, resolve
 
 BATCH_TOKENS = 4096
 SEAM = 64
@@ -216,7 +216,7 @@ def find(model: str) -> tuple[Path, str]:
         return source.folder, source.sha256
     if not (folder / "config.json").is_file():
         raise ModelError(f"guard {model}: the folder has no config.json, so it is not a Hugging Face model folder")
-    return folder, _weights_digest(folder)
+    return folder, weights_digest(folder)
 
 
 def _lead(step: Stage, said: _Said) -> str:

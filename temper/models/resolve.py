@@ -61,7 +61,7 @@ def resolve(name: str) -> Source:
     else:
         raise ModelError(f"model {name!r}: no alias and no folder of that name; {nearest(name, ALIASES)}, or give org/name")
     _check_causal(name, folder)
-    return Source(name, folder, _weights_digest(folder), count_parameters(folder))
+    return Source(name, folder, weights_digest(folder), count_parameters(folder))
 
 
 def count_parameters(folder: Path) -> int:
@@ -79,7 +79,7 @@ def count_parameters(folder: Path) -> int:
     return total
 
 
-def _weights_digest(folder: Path) -> str:
+def weights_digest(folder: Path) -> str:
     if sealed(folder):
         return str(read_json(folder / "DONE")["sha256"])
     from temper.files import digest
