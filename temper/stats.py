@@ -5,7 +5,7 @@ is resampled or permuted is the cluster (templates of one question, turns of one
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import NormalDist
@@ -55,7 +55,7 @@ def proportion(k: float, n: float, confidence: float = CONFIDENCE) -> Estimate:
         raise ValueError(f"proportion: {k} successes of {n}; wanted 0 <= k <= n")
     if n == 0:
         return NOTHING
-    low, high = _wilson(k / n, n, _z(confidence))
+    low, high = _wilson(k / n, n, normal(confidence))
     return Estimate(k / n, int(n), low, high)
 
 
@@ -85,13 +85,13 @@ def share(values: ArrayLike, clusters: Clusters | None = None, confidence: float
         return NOTHING
     if x.min() < 0 or x.max() > 1:
         raise ValueError(f"share: values from {x.min()} to {x.max()}; wanted all within [0, 1]")
-    p, ids = float(x.mean()), _ids(clusters, x.size)
+    p, ids = float(x.mean()), cluster_ids(clusters, x.size)
     groups = int(ids.max()) + 1
     if groups == x.size and bool(np.isin(x, (0.0, 1.0)).all()):
         return proportion(float(x.sum()), x.size, confidence)
     spread = _standard_error(x, ids) ** 2
     size = p * (1 - p) / spread if spread > 0 else float(groups)
-    low, high = _wilson(p, size, _t(confidence, groups - 1))
+    low, high = _wilson(p, size, student(groups - 1, confidence))
     return Estimate(p, x.size, low, high)
 
 
@@ -103,9 +103,9 @@ def mean(
     if x.size == 0:
         return NOTHING
     if clusters is not None:
-        return _bootstrap(x, _ids(clusters, x.size), draws=draws, seed=seed, confidence=confidence)
+        return _bootstrap(x, cluster_ids(clusters, x.size), draws=draws, seed=seed, confidence=confidence)
     centre = float(x.mean())
-    half = _t(confidence, x.size - 1) * standard_error(x) if x.size > 1 else math.inf
+    half = student(x.size - 1, confidence) * standard_error(x) if x.size > 1 else math.inf
     return Estimate(centre, x.size, centre - half, centre + half)
 
 
@@ -116,7 +116,7 @@ def standard_error(values: ArrayLike, clusters: Clusters | None = None) -> float
     with fewer than two clusters.
     """
     x = _floats(values)
-    return _standard_error(x, _ids(clusters, x.size))
+    return _standard_error(x, cluster_ids(clusters, x.size))
 
 
 def paired_difference(
@@ -139,7 +139,7 @@ def paired_difference(
         raise ValueError(f"paired_difference: {x.size} values against {y.size}; wanted one of each for every unit")
     if x.size == 0:
         return NOTHING
-    gap, ids = x - y, _ids(clusters, x.size)
+    gap, ids = x - y, cluster_ids(clusters, x.size)
     if not gap.any() and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1:
         unseen = clopper_pearson(0, int(ids.max()) + 1, confidence).high
         return Estimate(0.0, x.size, -unseen, unseen)
@@ -175,7 +175,7 @@ def sign_flip(differences: ArrayLike, clusters: Clusters | None = None, *, draws
     enumerated for up to 14 non-zero clusters; otherwise `draws` are drawn and p = (1 + hits) / (1 + draws), never 0.
     """
     x = _floats(differences)
-    sums = np.bincount(_ids(clusters, x.size), weights=x) if x.size else x
+    sums = np.bincount(cluster_ids(clusters, x.size), weights=x) if x.size else x
     sums = sums[np.abs(sums) > 1e-12]
     if sums.size == 0:
         return 1.0
@@ -228,7 +228,7 @@ def minimum_detectable_difference(n: float, discordance: float, *, power: float 
 
 def minimum_detectable_mean(error: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
     """The smallest change of an unbounded mean whose difference has standard error `error` that would be shown with `power`."""
-    return (_z(1 - alpha) + NormalDist().inv_cdf(power)) * error
+    return (normal(1 - alpha) + NormalDist().inv_cdf(power)) * error
 
 
 def design_effect(values: ArrayLike, clusters: Clusters | None) -> float:
@@ -237,9 +237,38 @@ def design_effect(values: ArrayLike, clusters: Clusters | None) -> float:
     return (robust / plain) ** 2 if plain > 0 and robust > 0 else 1.0
 
 
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.intp]], float],
+    clusters: Clusters | None,
+    size: int,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float]:
+    """Percentile interval of any statistic of row numbers, over resampled clusters; draws where it is NaN are left out.
+
+    Unbounded with fewer than two clusters, or where half of the draws or more have no value (a class is missing in them).
+    """
+    ids = cluster_ids(clusters, size)
+    order = np.argsort(ids, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(ids))[:-1])
+    if len(members) < 2:
+        return -math.inf, math.inf
+    rng = np.random.default_rng(seed)
+    chosen = (rng.integers(0, len(members), len(members)) for _ in range(draws))
+    values = [statistic(np.concatenate([members[c] for c in drawn])) for drawn in chosen]
+    known = [v for v in values if not math.isnan(v)]
+    if 2 * len(known) <= draws:
+        return -math.inf, math.inf
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(known, (tail, 1 - tail))
+    return float(low), float(high)
+
+
 def _pairs(delta: float, discordance: float, power: float, alpha: float) -> float:
     z_power = NormalDist().inv_cdf(power)
-    root = _z(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
+    root = normal(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
     return (root / delta) ** 2
 
 
@@ -283,11 +312,13 @@ def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
     return (0.0 if p == 0 else max(0.0, middle - half)), (1.0 if p == 1 else min(1.0, middle + half))
 
 
-def _z(confidence: float) -> float:
+def normal(confidence: float = CONFIDENCE) -> float:
+    """Two-sided quantile of the normal distribution: 1.96 for 95 %."""
     return NormalDist().inv_cdf(1 - (1 - confidence) / 2)
 
 
-def _t(confidence: float, freedom: int) -> float:
+def student(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Two-sided quantile of Student's distribution; infinite without a degree of freedom."""
     if freedom < 1:
         return math.inf
     from scipy.special import stdtrit
@@ -295,7 +326,7 @@ def _t(confidence: float, freedom: int) -> float:
     return float(stdtrit(freedom, 1 - (1 - confidence) / 2))
 
 
-def _ids(clusters: Clusters | None, size: int) -> NDArray[np.intp]:
+def cluster_ids(clusters: Clusters | None, size: int) -> NDArray[np.intp]:
     """Cluster names to 0..G-1; without clusters every value is its own."""
     if clusters is None:
         return np.arange(size)
