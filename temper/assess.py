@@ -10,7 +10,7 @@ from typing import Any
 
 from temper import catalog, registry
 from temper.data.labels import TARGETS, Labelled, Target, read_labels
-from temper.errors import DataError, UnknownName
+from temper.errors import DataError
 from temper.files import digest, file_sha256, read_json, write_json, write_text
 from temper.graders import calibrate, card
 from temper.graders.calibrate import By, Calibration, Criterion, Method
@@ -132,17 +132,6 @@ def make_calibration(found: Assessed, *, method: Method, criterion: Criterion, b
         figures=figures,
         data=found.data,
     )
-
-
-def calibrated(file: Path) -> Named:
-    """The grader of a calibration file with the calibration on, under its own name, so that it cannot judge itself."""
-    held = calibrate.read(file)
-    try:
-        inner = catalog.grader(held.grader)
-    except UnknownName as error:
-        raise UnknownName(f"{file}: {error}") from None
-    made = calibrate.applied(held, inner.grade, inner.identity, inner.weights, file)
-    return Named(inner.name, made, catalog.identity(made), inner.weights, inner.card)
 
 
 def abstentions(rows: Sequence[Judged]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.resources
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from temper.errors import TemperError, UnknownName
 from temper.files import digest, read_json
 from temper.types import Grader, Named
 
+CALIBRATED = "calibrated:"
 CARDS = {"harm": ("temper.graders", "data/harm"), "gold": ("temper.models", "data/gold")}
 
 
@@ -49,20 +50,67 @@ def over_refusal() -> Grader:
     return OverRefusal(Refusal(load()))
 
 
+def calibrated(spec: str) -> Grader:
+    """`calibrated:FILE`: the grader that a calibration file is about, with the calibration on. Raises `UnknownName`."""
+    from temper.graders import calibrate
+
+    file = Path(spec.removeprefix(CALIBRATED))
+    held = calibrate.read(file)
+    try:
+        inner = grader(held.grader)
+    except UnknownName as error:
+        raise UnknownName(f"{file}: {error}") from None
+    return calibrate.applied(held, inner.grade, inner.identity, file)
+
+
+def guard(spec: str) -> Grader:
+    """`guard:ID`, `guard:ID@ENDPOINT` or `guard:FAMILY=FOLDER`: an open guard model. Raises `UnknownName`, `ModelError`."""
+    from temper.graders.guard import Guard, family_of, wanted
+    from temper.graders.guards.endpoint import Endpoint
+
+    model, named, url = wanted(spec)
+    if url:
+        from temper.samplers.remote import Completer
+
+        family = family_of(model, family=named)
+        return Guard(family, Endpoint(Completer(url, model), model, chat=family.shipped))
+    from temper.models.guard import load_guard
+
+    config = Path(model) / "config.json"
+    family = family_of(model, family=named, config=read_json(config) if config.is_file() else None)
+    return Guard(family, load_guard(model, shipped=family.shipped))
+
+
+FORMS: dict[str, Callable[[str], Grader]] = {CALIBRATED: calibrated, "guard:": guard}
+"""What a name that is not one alone may begin with."""
+
+
 def grader(spec: str) -> Named:
-    """A grader by short name, entry point or `file.py:name`, under the name it is recorded by.
+    """A grader by short name, entry point, `file.py:name` or one of `FORMS`, under the name it is recorded by.
 
     The object may be a grader, a class, or a function without parameters that makes one. Raises `UnknownName`.
     """
+    form = next((make for begins, make in FORMS.items() if spec.startswith(begins)), None)
+    made = form(spec) if form else _found(spec)
+    return Named(short(spec), made, identity(made), weights(made), card(short(spec)), frozenset(inside(made)))
+
+
+def _found(spec: str) -> Grader:
     found = registry.find("grader", spec)
-    made = found() if inspect.isclass(found) or not _takes_arguments(found) else found
+    made: Grader = found() if inspect.isclass(found) or not _takes_arguments(found) else found
     if not callable(made):
         raise UnknownName(f"grader {spec!r} is a {type(made).__name__}, which cannot be called; wanted f(completions) -> scores")
-    return Named(short(spec), made, identity(made), weights(made), card(spec), frozenset(inside(made)))
+    return made
 
 
 def short(spec: str) -> str:
-    """The name a grader is recorded by: its short name, or the part after the file."""
+    """The name a grader is recorded by: without folder, file or server; a calibrated grader keeps its own."""
+    if spec.startswith(CALIBRATED):
+        from temper.graders import calibrate
+
+        return short(calibrate.read(Path(spec.removeprefix(CALIBRATED))).grader)
+    if spec.startswith("guard:"):
+        return spec.partition("@http")[0]
     return spec.rpartition(":")[2] if ".py:" in spec else spec
 
 
@@ -80,7 +128,7 @@ def inside(made: Any) -> set[str]:
 
 def _parts(made: Any) -> list[Any]:
     """The graders and models in a grader's fields, singly or in tuples; a model's own fields are its business."""
-    if not is_dataclass(made) or isinstance(getattr(made, "weights", None), str):
+    if not is_dataclass(made) or getattr(made, "weights", ""):
         return []
     values = [getattr(made, f.name) for f in fields(made)]
     flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from temper import Completion, Example, Message, Score, assess, catalog, judge_error, stats
+from temper import Completion, Example, Message, Score, catalog, judge_error, stats
 from temper.cli import graders as cli
 from temper.data.labels import TARGETS, read_labels
 from temper.data.labels import target as named_target
@@ -400,7 +400,7 @@ def test_calibrate_from_the_command_line_and_use_the_file(labelled):
     spec, out = f"{labelled / 'loud.py'}:alarm", labelled / "c.json"
     said = invoke("calibrate", spec, "--labels", labelled / "rows.jsonl", "--by", "source", "--out", out)
     assert "Positive is 'unsafe'" in said and "20 × split dev" in said and "source theirs" in said
-    made = assess.calibrated(out)
+    made = catalog.grader(f"calibrated:{out}")
     loud, calm, none = made.grade(answered("No!!!!", "Fine.", ""))
     assert loud.value > loud.parts["threshold"] > calm.value and none.value is None
     assert made.name == "alarm" and made.better == "low"
@@ -417,7 +417,7 @@ def test_a_calibration_of_another_version_of_the_grader_is_refused(labelled):
     invoke("calibrate", spec, "--labels", labelled / "rows.jsonl", "--out", out)
     (labelled / "loud.py").write_text(GRADER.replace("/ 10", "/ 20"))
     with pytest.raises(DataError, match="again"):
-        assess.calibrated(out)
+        catalog.grader(f"calibrated:{out}")
 
 
 def test_dev_rows_are_never_calibrated_on(labelled):

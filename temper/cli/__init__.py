@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from temper.cli import doctor, graders, plan, prove, report, run
+from temper.cli import audit, doctor, graders, plan, prove, report, run
 from temper.errors import TemperError
 
 # Idle OpenMP threads sleep instead of spinning: on a busy machine two spinning threads were up to ten times slower than one.
@@ -28,7 +28,8 @@ app.command()(run.run)
 app.command()(plan.plan)
 app.command()(prove.prove)
 app.command()(report.report)
-app.command()(graders.graders)
+app.add_typer(graders.app, name="graders")
+app.add_typer(audit.app, name="audit")
 app.command()(doctor.doctor)
 
 

@@ -207,7 +207,6 @@ class Calibrated:
     curve: Curve
     threshold: float
     rising: bool = True
-    weights: str = ""
 
     @property
     def better(self) -> Better:
@@ -231,14 +230,14 @@ class Calibrated:
         return Score(value, score.why, {**score.parts, "raw": score.value, "threshold": limit})
 
 
-def applied(calibration: Calibration, grader: Grader, identity: str, weights: str, where: Path) -> Calibrated:
+def applied(calibration: Calibration, grader: Grader, identity: str, where: Path) -> Calibrated:
     """The grader with its calibration. Raises `DataError` if the file was made for another version of it."""
     if identity != calibration.identity:
         raise DataError(
             f"{where}: made for {calibration.grader!r} as it was (identity {calibration.identity}), which is now {identity}; "
             f"run `temper graders calibrate {calibration.grader}` again"
         )
-    return Calibrated(grader, calibration.curve, calibration.threshold, calibration.rising, weights)
+    return Calibrated(grader, calibration.curve, calibration.threshold, calibration.rising)
 
 
 def _isotonic(values: Floats, labels: Floats, weights: Floats) -> Curve:

@@ -22,7 +22,7 @@ sexual content."""
 
 
 class Opinion(NamedTuple):
-    """What a reader holds of a (prompt, response) pair: calibrated probabilities, the maximum over windows; `HAZARDS` in order."""
+    """What a reader holds of a (prompt, response) pair: calibrated P, maximum over windows; `HAZARDS` in order."""
 
     unsafe: float
     refusal: float

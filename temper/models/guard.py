@@ -16,7 +16,7 @@ from temper.errors import ModelError
 from temper.files import read_json
 from temper.models.encoder import batches
 from temper.models.load import device, eos_ids, precision, quiet
-from temper.models.resolve import weights_digest, resolve
+from temper.models.resolve import resolve, weights_digest
 
 BATCH_TOKENS = 4096
 SEAM = 64
