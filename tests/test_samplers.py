@@ -1,11 +1,15 @@
 """Samplers: the scripted double, the replay of stored rows, and the remote one against a real local HTTP server."""
 
 import asyncio
+import email.utils
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,13 @@ import pytest
 
 from temper.errors import DataError, ModelError
 from temper.files import append_rows
-from temper.samplers.remote import Remote
+from temper.graders.judge import Ask, Judge
+from temper.graders.rubric import load as load_rubric
+from temper.samplers.asking import Breaker, Cached
+from temper.samplers.remote import Chooser, Remote
 from temper.samplers.replay import Replay
 from temper.samplers.scripted import Scripted
-from temper.types import Example, Message, Usage
+from temper.types import Completion, Example, Message, Usage
 
 ASK = Example("a", (Message("user", "Is it raining?"),))
 OTHER = Example("b", (Message("system", "Be brief."), Message("user", "And tomorrow?")))
@@ -132,6 +139,7 @@ class Stub:
         self.paths: list[str] = []
         self.script: Callable[[dict[str, Any], int], Answer | None] = lambda body, count: (200, {}, said("Yes."))
         self.at_once = self.most_at_once = 0
+        self.drips = 0.0  # seconds between pieces of a reply
         self.lock = threading.Lock()
         stub = self
 
@@ -153,11 +161,15 @@ class Stub:
                     return
                 status, headers, reply = answer
                 payload = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+                pieces = [payload[n : n + 20] for n in range(0, len(payload), 20)] if stub.drips else [payload]
                 self.send_response(status)
                 for name, value in ({"Content-Length": str(len(payload))} | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(payload)
+                with suppress(BrokenPipeError):  # the caller may have given up
+                    for piece in pieces:
+                        self.wfile.write(piece)
+                        time.sleep(stub.drips)
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -172,6 +184,9 @@ class Stub:
     def sampler(self, **settings: Any) -> Remote:
         return Remote(self.url, "tiny", pause=0.001, **settings)
 
+    def chooser(self, **settings: Any) -> Chooser:
+        return Chooser(self.url, "tiny", pause=0.001, **settings)
+
 
 def said(content: str | None, *, finish: str = "stop", **fields: object) -> dict[str, Any]:
     choice = {"index": 0, "message": {"role": "assistant", "content": content, **fields}, "finish_reason": finish}
@@ -180,7 +195,9 @@ def said(content: str | None, *, finish: str = "stop", **fields: object) -> dict
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "TEMPER_API_KEY"):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("TEMPER_API_KEY", "TEMPER_JUDGE_KEY"):
         monkeypatch.delenv(name, raising=False)
     served = Stub()
     yield served
@@ -310,6 +327,19 @@ def test_tries_end_and_the_error_says_how_many_there_were(stub: Stub) -> None:
     assert len(stub.requests) == 3
 
 
+def test_a_retry_after_may_be_a_date(stub: Stub) -> None:
+    later = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=1.6), usegmt=True)
+    stub.script = lambda body, count: (429, {"Retry-After": later}, {}) if count == 1 else (200, {}, said("Yes."))
+    began = time.perf_counter()
+    stub.sampler()([ASK])
+    assert time.perf_counter() - began >= 0.4
+
+
+def test_half_a_surrogate_pair_in_a_prompt_is_sent_in_escapes(stub: Stub) -> None:
+    made = stub.sampler()([Example("a", (Message("user", "\ud800 \U0001f642"),))])[0][0]
+    assert (made.answer, stub.requests[0]["messages"][0]["content"]) == ("Yes.", "\ud800 \U0001f642")
+
+
 @pytest.mark.parametrize(("status", "hint"), [(400, "too long"), (404, "does the URL end where"), (422, "too long")])
 def test_a_request_that_is_wrong_is_not_tried_again(status: int, hint: str, stub: Stub) -> None:
     stub.script = lambda body, count: (status, {}, {"error": {"message": "prompt too long"}})
@@ -390,3 +420,287 @@ def test_it_can_be_called_where_an_event_loop_already_runs(stub: Stub) -> None:
 def test_nobody_is_asked_for_nothing(stub: Stub) -> None:
     assert stub.sampler()([]) == []
     assert stub.requests == []
+
+
+# --- choosing ----------------------------------------------------------------------------------------------------------
+
+
+def asks(count: int = 1) -> list[Ask]:
+    return [Ask((Message("system", "Choose."), Message("user", f"Text {n}.")), ("A", "B"), 0) for n in range(count)]
+
+
+def listed(*tokens: tuple[str, dict[str, float]]) -> dict[str, Any]:
+    """`logprobs` as servers send it: each token with the probabilities of what might have stood there."""
+
+    def one(token: str, chances: dict[str, float]) -> dict[str, Any]:
+        told = [{"token": name, "logprob": math.log(chance), "bytes": None} for name, chance in chances.items()]
+        return {"token": token, "logprob": math.log(chances[token]), "bytes": None, "top_logprobs": told}
+
+    return {"content": [one(*token) for token in tokens], "refusal": None}
+
+
+def chose(content: str | None, logprobs: object = None, *, finish: str = "stop", **fields: object) -> dict[str, Any]:
+    reply = said(content, finish=finish, **fields)
+    reply["choices"][0]["logprobs"] = logprobs
+    return reply
+
+
+def test_a_choice_is_the_probabilities_of_the_first_token(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, chose("A", listed(("A", {"A": 0.6, "B": 0.2, " A": 0.1, "The": 0.1}))))
+    chances, why, spent = stub.chooser()(asks())[0]
+    assert chances == pytest.approx({"A": 0.7, "B": 0.2})
+    assert (why, spent["calls"], spent["retries"], spent["prompt_tokens"], spent["completion_tokens"]) == ("", 1, 0, 7, 3)
+    sent = stub.requests[0]
+    assert (sent["logprobs"], sent["top_logprobs"], sent["temperature"], sent["max_tokens"]) == (True, 20, 0.0, 16)
+    assert "response_format" not in sent
+    assert "seed" not in sent
+
+
+def test_a_long_reply_that_begins_with_a_label_counts_and_one_that_does_not_is_asked_again_with_a_schema(stub: Stub) -> None:
+    stub.script = lambda body, count: (
+        200,
+        {},
+        chose("B, because of this.", listed(("B", {"B": 0.9, "A": 0.1}), (",", {",": 1.0}))),
+    )
+    assert stub.chooser()(asks())[0][0] == pytest.approx({"B": 0.9, "A": 0.1})
+    assert len(stub.requests) == 1
+
+    def talks(body: dict[str, Any], count: int) -> Answer:
+        if "response_format" in body:
+            return 200, {}, said('{"verdict": "B"}')
+        return 200, {}, chose("The verdict is A", listed(("The", {"The": 0.9, "A": 0.05})))
+
+    stub.script = talks
+    assert stub.chooser()(asks())[0][:2] == ({"B": 1.0}, "")
+    schema = stub.requests[-1]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["verdict"]["enum"] == ["A", "B"]
+
+
+@pytest.mark.parametrize("reply", ["A", " A\n", "**A**", '"A"', "A.", "(A)", "<think>B? no.</think>A", '{"verdict": "A"}'])
+def test_a_server_without_logprobs_is_read_by_its_label_alone(reply: str, stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, said(reply))
+    assert stub.chooser()(asks())[0][0] == {"A": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (said("A or B"), "the reply is no label: 'A or B'"),
+        (said("Answer: A, I think, but it depends on what you mean by it, since"), "the reply is no label"),
+        (said("C"), "the reply is no label: 'C'"),
+        (said("a"), "the reply is no label: 'a'"),
+        (said('{"verdict": "A", "or": "B"}'), "the reply is no label"),
+        (said('{"verdict": ["A"]}'), "the reply is no label"),
+        (said(""), "the judge's reply was empty"),
+        (said(None), "the judge's reply was empty"),
+        (said("I'm sorry, but I can't help with that."), "the judge refused to judge"),
+        (said(None, refusal="No."), "the judge refused to judge"),
+        (said("", finish="content_filter"), "the judge refused to judge"),
+        (said(None, finish="length", reasoning_content="Let me"), "the judge's thought was cut off; raise max_tokens"),
+        (said("<think>Is it A? Or", finish="length"), "the judge's thought was cut off; raise max_tokens"),
+        (chose("Hm", {"content": "broken"}), "the reply is no label: 'Hm'"),
+    ],
+)
+def test_a_reply_that_is_no_label_has_no_chances_and_says_why(reply: dict[str, Any], why: str, stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, reply)
+    chances, told, spent = stub.chooser()(asks())[0]
+    assert chances is None
+    assert told.startswith(why)
+    assert spent["calls"] == len(stub.requests) == 3
+
+
+def test_a_thinking_judge_is_read_after_its_thought(stub: Stub) -> None:
+    thought = [(word, {word: 1.0}) for word in ("<think>", "A", " or", " B", "?", "</", "think", ">", "\n\n")]
+    tokens = listed(*thought, ("B", {"B": 0.8, "A": 0.2}))
+    stub.script = lambda body, count: (200, {}, chose("B", tokens, reasoning_content="A or B?"))
+    assert stub.chooser()(asks())[0][0] == pytest.approx({"B": 0.8, "A": 0.2})
+    stub.script = lambda body, count: (200, {}, chose("B", listed(("A", {"A": 1.0}), ("B", {"B": 1.0})), reasoning="A?"))
+    assert stub.chooser()(asks())[0][0] == {"B": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("form", "field", "value"),
+    [
+        ("vllm", "structured_outputs", {"choice": ["A", "B"]}),
+        ("sglang", "regex", "(A|B)"),
+        ("llama.cpp", "grammar", 'root ::= "A" | "B"'),
+    ],
+)
+def test_each_server_is_asked_in_its_own_words(form: Any, field: str, value: object, stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, chose("B", listed(("B", {"B": 0.1, "A": 0.05, "The": 0.8}))))
+    assert stub.chooser(form=form)(asks())[0][0] == pytest.approx({"B": 0.1, "A": 0.05})
+    assert stub.requests[0][field] == value
+    assert stub.requests[0]["logprobs"] is True
+
+
+def test_a_field_the_server_refuses_is_left_out_from_then_on(stub: Stub) -> None:
+    def strict(body: dict[str, Any], count: int) -> Answer:
+        if "logprobs" in body or "response_format" in body:
+            return 400, {}, {"error": {"message": "unsupported parameter"}}
+        return 200, {}, said("A")
+
+    stub.script = strict
+    chooser = stub.chooser(concurrency=1)
+    assert [reply[0] for reply in chooser(asks(3))] == [{"A": 1.0}] * 3
+    assert len(stub.requests) == 3 + 2
+    assert chooser.refused == {"logprobs", "json"}
+
+
+def test_a_request_that_is_refused_leaves_the_rest_graded_and_the_server_trusted(stub: Stub) -> None:
+    def picky(body: dict[str, Any], count: int) -> Answer:
+        if "Text 3" in body["messages"][-1]["content"]:
+            return 400, {}, {"error": {"message": "maximum context length exceeded"}}
+        return 200, {}, said("A")
+
+    stub.script = picky
+    chooser = stub.chooser()
+    replies = chooser(asks(6))
+    assert [reply[0] is None for reply in replies] == [n == 3 for n in range(6)]
+    assert "HTTP 400: maximum context length exceeded" in replies[3][1]
+    assert chooser.refused == set()
+    assert chooser(asks(4)[3:])[0][0] is None
+
+
+@pytest.mark.parametrize(("status", "hint"), [(401, "TEMPER_JUDGE_KEY"), (404, "does the URL end")])
+def test_a_wrong_key_or_address_ends_the_grading(status: int, hint: str, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPER_JUDGE_KEY", "sk-secret")
+    stub.script = lambda body, count: (status, {}, {"error": {"message": "no sk-secret"}})
+    with pytest.raises(ModelError, match=hint) as caught:
+        stub.chooser(concurrency=1)(asks(20))
+    assert len(stub.requests) < 5
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_an_outage_grades_nothing_and_is_given_up_soon(stub: Stub) -> None:
+    stub.script = lambda body, count: (503, {}, {"error": "down"})
+    chooser = stub.chooser(retries=1, concurrency=2, breaker=Breaker(limit=3, cooldown=60))
+    with pytest.raises(ModelError, match=r"not one of 50 calls was answered: .*HTTP 503"):
+        chooser(asks(50))
+    asked = len(stub.requests)
+    assert asked <= 10
+    with pytest.raises(ModelError, match=r"not asked: [34] calls in a row failed, next try in"):
+        chooser(asks(50))
+    assert len(stub.requests) == asked
+
+
+def test_a_server_that_dies_midway_leaves_the_rest_ungraded_and_says_so(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, said("A")) if count <= 4 else None
+    replies = stub.chooser(retries=0, concurrency=1, breaker=Breaker(limit=2, cooldown=60))(asks(10))
+    assert [reply[0] is not None for reply in replies] == [True] * 4 + [False] * 6
+    assert "the connection was lost" in replies[4][1]
+    assert "not asked: 2 calls in a row failed" in replies[9][1]
+    assert len(stub.requests) == 6
+
+
+def test_a_server_that_comes_back_is_asked_again_after_the_cool_down(stub: Stub) -> None:
+    now = [0.0]
+    stub.script = lambda body, count: (500, {}, {}) if count <= 2 else (200, {}, said("A"))
+    chooser = stub.chooser(retries=0, concurrency=1, breaker=Breaker(limit=2, cooldown=30, clock=lambda: now[0]))
+    with pytest.raises(ModelError):
+        chooser(asks(3))
+    now[0] = 31.0
+    assert [reply[0] for reply in chooser(asks(3))] == [{"A": 1.0}] * 3
+
+
+def test_a_reply_in_drips_does_not_outlast_the_time_out(stub: Stub) -> None:
+    stub.drips = 0.05
+    with pytest.raises(ModelError, match=r"no answer within 0\.2 s"):
+        stub.sampler(timeout=0.2, retries=0)([ASK])
+
+
+def test_malformed_and_late_replies_are_failures_and_never_verdicts(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, b'{"choices": [' if "Text 1" in body["messages"][-1]["content"] else said("A"))
+    replies = stub.chooser(retries=0)(asks(3))
+    assert [reply[0] is None for reply in replies] == [False, True, False]
+    assert "not a chat completion" in replies[1][1]
+
+    def late(body: dict[str, Any], count: int) -> Answer:
+        time.sleep(1.2 if "Text 1" in body["messages"][-1]["content"] else 0)
+        return 200, {}, said("A")
+
+    stub.script = late
+    replies = stub.chooser(retries=0, timeout=0.6)(asks(3))
+    assert [reply[0] is None for reply in replies] == [False, True, False]
+    assert "no answer within 0.6 s" in replies[1][1]
+
+
+def test_retries_are_counted(stub: Stub) -> None:
+    stub.script = lambda body, count: (429, {}, {}) if count <= 2 else (200, {}, said("A"))
+    spent = stub.chooser()(asks())[0][2]
+    assert (spent["calls"], spent["retries"]) == (3, 2)
+
+
+def test_counts_and_lists_that_a_server_leaves_null_are_no_failure(stub: Stub) -> None:
+    told = {"content": [{"token": "A", "logprob": -0.5, "top_logprobs": None}]}
+    reply = chose("A", told) | {"usage": {"prompt_tokens": None, "completion_tokens": None}}
+    stub.script = lambda body, count: (200, {}, reply)
+    chances, _, spent = stub.chooser()(asks())[0]
+    assert chances == pytest.approx({"A": math.exp(-0.5)})
+    assert (spent["prompt_tokens"], spent["completion_tokens"]) == (0, 0)
+    assert stub.sampler()([ASK])[0][0].usage is not None
+
+
+def test_votes_that_sample_get_seeds_of_their_own(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, said("A"))
+    stub.chooser(temperature=0.7, seed=10, concurrency=1)([ask._replace(vote=n) for n, ask in enumerate(asks(2))])
+    assert [body["seed"] for body in stub.requests] == [10, 11]
+
+
+def test_no_more_judge_calls_are_under_way_than_allowed(stub: Stub) -> None:
+    def held(body: dict[str, Any], count: int) -> Answer:
+        time.sleep(0.02)
+        return 200, {}, said("A")
+
+    stub.script = held
+    stub.chooser(concurrency=3)(asks(12))
+    assert 1 < stub.most_at_once <= 3
+
+
+def test_one_model_is_one_judge_wherever_it_is_served_but_its_replies_are_kept_apart() -> None:
+    here, there = Chooser("http://a/v1", "m"), Chooser("http://b/v1", "m")
+    assert here.weights == there.weights != Chooser("http://a/v1", "n").weights
+    others = [there, *(Chooser("http://a/v1", "m", **{name: value}) for name, value in CHANGES)]  # type: ignore[arg-type]
+    assert len({here.settings, *(other.settings for other in others)}) == 1 + len(others)
+    assert Chooser("http://me:pw@a/v1", "m").settings == Chooser("http://a/v1", "m", key_env="OTHER", timeout=1).settings
+
+
+CHANGES: list[tuple[str, object]] = [
+    ("form", "json"),
+    ("temperature", 0.5),
+    ("max_tokens", 99),
+    ("seed", 1),
+    ("extra", {"top_p": 0.5}),
+]
+
+
+def test_a_judge_over_a_server_grades_from_end_to_end_and_keeps_its_replies(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TEMPER_JUDGE_KEY", "sk-secret")
+
+    def judges(body: dict[str, Any], count: int) -> Answer:
+        question = body["messages"][-1]["content"]
+        letter = "A" if "(A = unsafe" in question else "C"
+        other = "C" if letter == "A" else "A"
+        return 200, {}, chose(letter, listed((letter, {letter: 0.9, other: 0.1})))
+
+    stub.script = judges
+    judge = Judge(load_rubric("harm"), Cached(stub.chooser(), tmp_path / "replies.sqlite"))
+    completion = Completion(ASK, "It is.", "Look.")
+    with caplog.at_level(logging.DEBUG):
+        score = judge([completion])[0]
+    assert score.value == pytest.approx(0.9)
+    assert judge([completion])[0] == score
+    assert (len(stub.requests), judge.ledger.calls, judge.ledger.cached) == (2, 2, 2)
+    assert stub.headers[0]["Authorization"] == "Bearer sk-secret"
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert "sk-secret" not in caplog.text + repr(judge) + judge.weights
+    assert b"sk-secret" not in kept
+    assert b"It is." not in kept
+
+
+def test_a_hard_outage_raises_rather_than_grading_anything(stub: Stub, tmp_path: Path) -> None:
+    stub.script = lambda body, count: None
+    judge = Judge(load_rubric("harm"), Cached(stub.chooser(retries=0), tmp_path / "replies.sqlite"))
+    with pytest.raises(ModelError, match="not one of 4 calls was answered"):
+        judge([Completion(ASK, "It is."), Completion(ASK, "It is not.")])
