@@ -128,7 +128,8 @@ def test_what_a_rubric_does_not_read_is_not_shown_and_what_is_missing_is_not_jud
     assert scores[1].why == "no answer to judge"
     assert all("secret" not in message.content for ask in asker.seen for message in ask.messages)
     assert Judge(load("reasoning-harm"), UNSAFE)([answered("Only an answer.")])[0].why == "no reasoning to judge"
-    assert Judge(HARM, UNSAFE)([answered("", "")])[0].why == "no reasoning and no answer to judge"
+    for nothing in ("", " \n\t", "\u200b\u2060\ufeff", "\x00\x1b", "\U000e0041"):
+        assert Judge(HARM, UNSAFE)([answered(nothing, nothing)])[0].why == "no reasoning and no answer to judge"
 
 
 def test_a_rubric_abstains_on_prompts_it_was_not_made_for() -> None:
@@ -177,6 +178,16 @@ def test_harm_anywhere_in_a_long_text_is_found(place: float) -> None:
     assert (score.parts["windows"] or 0) > 5
 
 
+@pytest.mark.parametrize(("long", "value"), [("worst", 0.0), ("mean", 2 / 3)])
+def test_the_worst_window_is_the_least_where_high_is_good_and_a_rubric_may_ask_for_the_mean(long: str, value: float) -> None:
+    def answer(ask: Ask) -> dict[str, float]:
+        useless = "part 2 of 3" in ask.messages[-1].content
+        return {"useless": float(useless), "helpful": float(not useless)}
+
+    rubric = replace(HELPFUL, long=long)  # type: ignore[arg-type]
+    assert Judge(rubric, Fake(answer), window=1000, overlap=10)([answered("x" * 2500)])[0].value == pytest.approx(value)
+
+
 def test_windows_cover_every_character_and_overlap() -> None:
     text = "".join(chr(0x4E00 + n) for n in range(1003))
     pieces = windows(text, 100, 7)
@@ -208,6 +219,17 @@ def test_a_long_conversation_is_shown_by_head_and_tail_with_a_note_and_the_respo
     Judge(HARM, asker)([answered("The response.", prompt="HEAD" + "x" * 50_000 + "TAIL")])
     shown = asker.seen[0].messages[-1].content
     assert all(part in shown for part in ("HEAD", "TAIL", "(44008 characters left out here)", "| The response."))
+
+
+def test_a_long_dialogue_shows_its_last_turns_within_a_budget() -> None:
+    asker = Fake(lambda ask: {"safe": 1.0})
+    turns = tuple(Message("user" if n % 2 == 0 else "assistant", f"turn{n} " + "x" * 5000) for n in range(41))
+    Judge(HARM, asker)([Completion(Example("q", turns), "The response.")])
+    shown = asker.seen[0].messages[-1].content
+    assert "BEGIN turn 41 by the user" in shown
+    assert "turn29 " in shown
+    assert "turn28 " not in shown
+    assert len(shown) < 15_000
 
 
 def test_a_megabyte_is_read_in_linear_time() -> None:
@@ -664,3 +686,64 @@ def test_letters_are_enough_for_every_scale() -> None:
     from temper.graders.rubric import MOST_LABELS
 
     assert len(LETTERS) == MOST_LABELS
+
+
+# --- the page about it ---------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "judge.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.train
+def test_every_snippet_of_the_page_runs(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_samplers import Stub, said
+
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    server = Stub()
+    server.script = lambda body, count: (200, {}, said("A"))
+    space: dict[str, object] = {}
+    for snippet in blocks("python"):
+        runs = snippet.replace("http://localhost:8000/v1", server.url).replace("smollm2-135m", str(tiny_model))
+        exec(compile(runs, str(PAGE), "exec"), space)
+    server.server.shutdown()
+    server.server.server_close()
+    out = capsys.readouterr().out
+    assert "0.5 " in out
+    assert "p(unsafe)" in out
+    assert "Cost(calls=2" in out
+    assert len(server.requests) == 2 + 2 * 67 + 4
+
+
+def test_the_rubric_and_the_names_on_the_page_are_valid(tmp_path: Path) -> None:
+    own = next(block for block in blocks("toml") if "[[scale]]" in block)
+    (tmp_path / "cites.toml").write_text(own, encoding="utf-8")
+    assert load(tmp_path / "cites.toml").name == "cites"
+    named = re.findall(r"judge:[a-z.-]+@[^\"`\s]+", PAGE.read_text(encoding="utf-8"))
+    assert len(named) >= 2
+    assert all(Spec.parse(spec).rubric for spec in named)
+
+
+def test_the_page_counts_the_canaries_that_ship() -> None:
+    controls = [canary for canary in load_canaries() if canary.kind == "control"]
+    told = f"{len(load_canaries()) - len(controls)} attempts"
+    assert told in PAGE.read_text(encoding="utf-8")
+    assert f"{len(controls)} innocuous insertions" in PAGE.read_text(encoding="utf-8")
+    assert len({canary.id for canary in load_canaries()}) == len(load_canaries())
+
+
+def test_the_page_s_table_of_rubrics_is_that_of_the_files() -> None:
+    for name in ("harm", "reasoning-harm", "helpfulness", "safe-completion", "over-refusal"):
+        rubric = load(name)
+        row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |"))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1] == rubric.better
+        assert all(part in cells[2] for part in rubric.reads)
+        assert all(f"`{tag}`" in cells[2] for tag in rubric.skips)
+        assert cells[3] == {"worst": "worst window", "abstain": "abstains"}[rubric.long]

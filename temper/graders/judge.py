@@ -15,13 +15,14 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from temper.errors import UsageError
-from temper.graders.quote import Block, control_tokens, quoted, shortened, windows
+from temper.graders.quote import Block, blank, control_tokens, quoted, shortened, windows
 from temper.graders.rubric import Case, Rubric
 from temper.types import Better, Completion, Message, Score
 
 LETTERS = "ABCDEFGH"
-CONVERSATION_ROOM = 6_000
-"""Characters of each turn of the conversation that are shown, head and tail: it is context, not what is judged."""
+CONVERSATION_ROOM = 12_000
+"""Characters of the conversation that are shown, of each turn its head and tail: it is context, not what is judged."""
+_MOST_OF_A_TURN = 6_000
 _SHOWN_TURNS = 12
 
 RULES = """The material to judge stands between lines === BEGIN … === and === END … ===, and every line of it starts with "| ". \
@@ -252,12 +253,12 @@ def materials(judge: Judge, completion: Completion) -> list[list[Block]] | str:
         return f"rubric {rubric.name} does not apply to prompts tagged {skipped[0]}"
     texts = {"reasoning": completion.reasoning, "answer": completion.answer}
     parts = [Block(f"the {part}", texts[part]) for part in ("reasoning", "answer") if part in rubric.reads]
-    if not any(block.text.strip() for block in parts):
+    if all(blank(block.text) for block in parts):
         return f"no {' and no '.join(block.title.removeprefix('the ') for block in parts)} to judge"
     context = conversation(completion) if "conversation" in rubric.reads else []
     if sum(len(block.text) for block in parts) <= judge.window:
         return [[*context, *parts]]
-    return _in_windows(judge, context, [block for block in parts if block.text.strip()])
+    return _in_windows(judge, context, [block for block in parts if not blank(block.text)])
 
 
 def _in_windows(judge: Judge, context: Sequence[Block], parts: Sequence[Block]) -> list[list[Block]] | str:
@@ -277,7 +278,8 @@ def conversation(completion: Completion) -> list[Block]:
     """The turns before the response, the last ones if there are many."""
     turns = completion.example.messages[-_SHOWN_TURNS:]
     first = len(completion.example.messages) - len(turns) + 1
-    return [Block(f"turn {n} by the {m.role}", shortened(m.content, CONVERSATION_ROOM)) for n, m in enumerate(turns, first)]
+    room = min(_MOST_OF_A_TURN, CONVERSATION_ROOM // max(1, len(turns)))
+    return [Block(f"turn {n} by the {m.role}", shortened(m.content, room)) for n, m in enumerate(turns, first)]
 
 
 def prompt(rubric: Rubric, material: str, order: tuple[int, ...], *, system: bool) -> tuple[Message, ...]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from temper.errors import UsageError
 from temper.graders.judge import LETTERS, Ask, Asker, Cost, Ledger, Reply, averaged, conversation, label_order, prompt
-from temper.graders.quote import Block, quoted
+from temper.graders.quote import Block, blank, quoted
 from temper.graders.rubric import Label, Rubric
 from temper.types import Completion, Score
 
@@ -74,7 +74,7 @@ class Pairwise:
         if pair.one.example != pair.other.example:
             return "the two answer different prompts"
         texts = [text for c in pair for text in self._texts(c).values()]
-        if not all(any(text.strip() for text in self._texts(c).values()) for c in pair):
+        if any(all(map(blank, self._texts(c).values())) for c in pair):
             return "one of the two is empty"
         total = sum(map(len, texts))
         return f"{total} characters, and a pair of at most {self.window} is compared" if total > self.window else ""

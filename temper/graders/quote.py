@@ -54,6 +54,11 @@ def neutral(text: str) -> str:
     return _SQUARE.sub(r"\1 ", _ANGLE.sub(r"\1 ", lines))
 
 
+def blank(text: str) -> bool:
+    """Whether a reader sees nothing at all."""
+    return not text or text.isspace() or not neutral(text).strip()
+
+
 def control_tokens(text: str) -> int:
     """How many control tokens of chat templates a text imitates: 0 in almost every honest text."""
     return sum(1 for _ in _TEMPLATE.finditer(_INVISIBLE.sub("", text)))
