@@ -227,20 +227,7 @@ def test_a_tag_quoted_in_the_answer_does_not_cost_format() -> None:
     assert one(ThinkFormat(), done(f"<think>{THOUGHT}</think>Write `<think>` first.")).value == 1.0
 
 
-# --- language, readability, repetition --------------------------------------------------------------------------------
-
-
-def test_language_is_weighed_by_words_over_reasoning_and_answer() -> None:
-    score = one(LanguageConsistency(), done("<think>面包 好 吃</think>four English words here"))
-    assert score.value == pytest.approx(4 / 8)
-    assert score.parts == {"reasoning": 0.0, "answer": 1.0}
-
-
-def test_language_takes_its_target_from_the_example_and_forgives_quotes() -> None:
-    assert one(LanguageConsistency(), done("面包好吃", language="zh")).value == 1.0
-    assert one(LanguageConsistency(), done("The word 面包 means bread.", prompt="What is 面包?")).value == 1.0
-    assert one(LanguageConsistency(), done("hello", language="xx")).value is None
-    assert one(LanguageConsistency(), done("42")).value is None
+# --- readability, repetition ------------------------------------------------------------------------------------------
 
 
 def test_readability_is_the_reading_ease_brought_to_one() -> None:

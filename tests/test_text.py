@@ -1,26 +1,18 @@
-"""Outcome, language, readability and repetition of a text."""
-
-import time
+"""Outcome, readability and repetition of a text."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from temper.text.language import SCRIPTS, count_words, prose, target_share
 from temper.text.outcome import outcome
 from temper.text.readability import reading, syllables
 from temper.text.repetition import compressed, loops, repeated, words
+from temper.text.script import prose
 from temper.text.split import split
 from temper.types import Outcome
 
 REFUSAL = "I'm sorry, but I can't help with that."
 ENGLISH = "Bread rises because yeast eats sugar and makes gas, which the dough holds until the oven sets it."
 FRENCH = "Le pain lève parce que la levure mange le sucre et produit un gaz que la pâte retient dans le four."
-SPANISH = "El pan sube porque la levadura come azúcar y produce un gas que la masa retiene hasta el horno."
-RUSSIAN = "Хлеб поднимается, потому что дрожжи едят сахар и выделяют газ, который тесто удерживает до самой печи."
-UKRAINIAN = "Хліб піднімається, тому що дріжджі їдять цукор і виділяють газ, який тісто утримує до самої печі."
 CHINESE = "面包会膨胀，因为酵母吃糖并产生气体，面团把气体留住，直到烤箱使它定型。"
-JAPANESE = "パンが膨らむのは、酵母が糖を食べてガスを出し、生地がそれを閉じ込めるからです。"
 
 
 # --- outcome ----------------------------------------------------------------------------------------------------------
@@ -73,114 +65,6 @@ def test_a_thought_in_circles_that_ate_the_cap_is_a_loop_and_one_that_ended_well
     raw = f"<think>{circles}</think>{ENGLISH}"
     assert outcome(answer=ENGLISH, thought="closed", finish="length", refused=0.0, raw=raw) is Outcome.LOOP
     assert outcome(answer=ENGLISH, thought="closed", finish="stop", refused=0.0, raw=raw) is Outcome.ANSWERED
-
-
-# --- language ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        (ENGLISH, "en"),
-        (FRENCH, "fr"),
-        (SPANISH, "es"),
-        (RUSSIAN, "ru"),
-        (UKRAINIAN, "uk"),
-        (CHINESE, "zh"),
-        (CHINESE, "zh-Hant"),
-        (JAPANESE, "ja"),
-        ("빵은 효모가 설탕을 먹고 가스를 내기 때문에 부풀어 오른다.", "ko"),
-        ("ينتفخ الخبز لأن الخميرة تأكل السكر وتنتج غازا يحتفظ به العجين حتى يدخل الفرن.", "ar"),
-        ("रोटी इसलिए फूलती है क्योंकि खमीर चीनी खाता है और गैस बनाता है।", "hi"),
-        ("রুটি ফোলে কারণ খামির চিনি খায় এবং গ্যাস তৈরি করে।", "bn"),
-        ("ขนมปังพองตัวเพราะยีสต์กินน้ำตาลและปล่อยก๊าซออกมา", "th"),
-        ("Το ψωμί φουσκώνει επειδή η μαγιά τρώει ζάχαρη.", "el"),
-        ("הלחם תופח כי השמרים אוכלים סוכר ופולטים גז.", "he"),
-    ],
-)
-def test_a_text_in_the_target_language_has_share_one(text: str, language: str) -> None:
-    assert target_share(text, language) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        (FRENCH, "en"),
-        (ENGLISH, "fr"),
-        (SPANISH, "fr"),
-        (UKRAINIAN, "ru"),
-        (JAPANESE, "zh"),
-        (CHINESE, "ja"),
-        (CHINESE, "en"),
-        (ENGLISH, "zh"),
-    ],
-)
-def test_a_text_in_another_language_has_share_zero(text: str, language: str) -> None:
-    assert target_share(text, language) == 0.0
-
-
-def test_han_counts_by_character_and_english_by_word() -> None:
-    assert count_words("I like 面包 a lot", "en") == (4, 6)
-
-
-def test_a_switch_in_the_middle_of_a_latin_text_is_seen() -> None:
-    share = target_share(f"{ENGLISH} {FRENCH} {ENGLISH}", "en")
-    assert share is not None
-    assert 0.55 < share < 0.75
-
-
-@pytest.mark.parametrize(
-    "foreign",
-    [
-        "```python\nfür_schleife = 面包\n```",
-        "`面包`",
-        "https://example.org/面包",
-        "$\\alpha + \\text{面} = 3$",
-        "\\( \\frac{面}{2} \\)",
-        "12 345,6",
-        "<b>",
-    ],
-)
-def test_code_mathematics_addresses_and_numbers_bear_no_language(foreign: str) -> None:
-    assert count_words(f"see {foreign} here", "en") == (2, 2)
-
-
-def test_words_quoted_from_the_user_do_not_count() -> None:
-    asked = 'What does 面包 mean, and "le pain quotidien"?'
-    assert target_share("The word 面包 means bread.", "en", exclude=asked) == 1.0
-    assert target_share("The word 面包 means bread.", "en") == pytest.approx(4 / 6)
-
-
-@pytest.mark.parametrize("text", ["", "   ", "42 + 7 = 49", "`x = 1`", "🙂🙂"])
-def test_a_text_without_words_has_no_share(text: str) -> None:
-    assert target_share(text, "en") is None
-
-
-def test_a_language_that_is_not_covered_has_no_share() -> None:
-    assert target_share(ENGLISH, "xx") is None
-    assert "xx" not in SCRIPTS
-
-
-def test_acronyms_do_not_break_a_chinese_text() -> None:
-    assert target_share("使用 GPU 训练 AI 模型", "zh") == 1.0
-    assert target_share("使用 computers 训练模型", "zh") == pytest.approx(6 / 7)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.text(max_size=200), st.sampled_from(["zh", "ko", "th", "el", "ja"]))
-def test_a_share_is_a_share_for_any_text(text: str, language: str) -> None:
-    count = count_words(text, language)
-    assert count is not None
-    assert 0 <= count.target <= count.total
-
-
-def test_fifty_thousand_words_a_second_are_counted_where_scripts_decide() -> None:
-    text = f"{JAPANESE} {CHINESE} " * 40
-    count_words(text, "ja")
-    start = time.process_time()
-    count = count_words(text, "ja")
-    assert count is not None
-    assert count.total / (time.process_time() - start) > 50_000
 
 
 # --- readability ------------------------------------------------------------------------------------------------------

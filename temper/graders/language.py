@@ -1,10 +1,15 @@
-"""Whether reasoning and answer keep to the language of the prompt: R1's language consistency reward (arXiv 2501.12948)."""
+"""Whether reasoning and answer keep to the language of the prompt: R1's language consistency (arXiv 2501.12948), and mixing.
 
-from collections.abc import Sequence
+What every part means, where it comes from and how far off it is: docs/language.md.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from temper.text.language import SCRIPTS, WordCount, count_words
+from temper.text import mixing
+from temper.text.asked import asked_for
+from temper.text.language import SCRIPTS, Span, covered, spans
 from temper.types import Better, Completion, Score
 
 
@@ -12,29 +17,59 @@ from temper.types import Better, Completion, Score
 class LanguageConsistency:
     """Words in the example's language over all words that bear a language, reasoning and answer together.
 
-    `parts` holds the share of each apart, None where it has no such word. Words quoted from the prompt do not count.
+    Words in a language the prompt asks for ("answer in French") count as the example's, words quoted from the prompt do not
+    count. `parts` holds the share of `reasoning` and `answer` apart and, under `reasoning.` and `answer.`, the metrics of mixing;
+    each is None where there is no word to measure.
     """
 
     better: ClassVar[Better] = "high"
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
-        return [_score(c) for c in completions]
+        wanted: dict[tuple[str, str], _Wanted | None] = {}
+        scores = []
+        for c in completions:
+            key = (c.example.prompt, c.example.language)
+            if key not in wanted:
+                wanted[key] = _wanted(*key)
+            scores.append(_score(c, wanted[key]))
+        return scores
 
 
-def _score(completion: Completion) -> Score:
-    example = completion.example
-    counts = {
-        "reasoning": count_words(completion.reasoning, example.language, exclude=example.prompt),
-        "answer": count_words(completion.answer, example.language, exclude=example.prompt),
-    }
-    known = [c for c in counts.values() if c is not None]
-    if not known:
-        return Score(None, f"language {example.language!r} not covered; covered: {', '.join(sorted(SCRIPTS))}")
-    parts = {name: _share(count) for name, count in counts.items()}
-    whole = WordCount(sum(c.target for c in known), sum(c.total for c in known))
-    share = _share(whole)
+class _Wanted(NamedTuple):
+    """The example's language, those the prompt asks for, and those that it is written in."""
+
+    target: str
+    asked: frozenset[str]
+    used: frozenset[str]
+
+
+def _wanted(prompt: str, language: str) -> _Wanted | None:
+    target = covered(language)
+    return _Wanted(target, asked_for(prompt), frozenset(s.language for s in spans(prompt, target))) if target else None
+
+
+def _score(completion: Completion, wanted: _Wanted | None) -> Score:
+    if wanted is None:
+        return Score(None, f"language {completion.example.language!r} not covered; covered: {', '.join(sorted(SCRIPTS))}")
+    prompt = completion.example.prompt
+    reasoning = spans(completion.reasoning, wanted.target, exclude=prompt)
+    answer = spans(completion.answer, wanted.target, exclude=prompt)
+    parts = {**_parts("reasoning", reasoning, wanted), **_parts("answer", answer, wanted)}
+    share = mixing.share([*reasoning, *answer], {wanted.target, *wanted.asked})
     return Score(share, "" if share is not None else "no word bears a language", parts)
 
 
-def _share(count: WordCount | None) -> float | None:
-    return count.target / count.total if count is not None and count.total else None
+def _parts(name: str, found: Sequence[Span], wanted: _Wanted) -> Mapping[str, float | None]:
+    own = {wanted.target, *wanted.asked}
+    return {
+        name: mixing.share(found, own),
+        f"{name}.asked": mixing.share(found, wanted.asked) if wanted.asked else None,
+        f"{name}.cmi": mixing.cmi(found),
+        f"{name}.m_index": mixing.m_index(found),
+        f"{name}.i_index": mixing.i_index(found),
+        f"{name}.entropy": mixing.entropy(found),
+        f"{name}.burstiness": mixing.burstiness(found),
+        f"{name}.line_pass": mixing.line_pass(found, own),
+        f"{name}.word_pass": mixing.word_pass(found, own),
+        f"{name}.unwarranted": mixing.unwarranted(found, own | wanted.used),
+    }

@@ -1,69 +1,25 @@
-"""How much of a text is in the language it should be in: R1's language consistency, over words.
+"""Which language each word of a text is in: spans of words in one language, and R1's language consistency on top of them.
 
-Words of different scripts are told apart exactly, by Unicode block. Languages that share a script (English and French, Russian
-and Ukrainian) are told apart by py3langid, over spans of at least ten words; a shorter span gets the benefit of the doubt. Code,
-mathematics, addresses, numbers and words quoted from the user belong to no language and are left out.
+Words of different scripts are told apart exactly, by Unicode block (`script`), languages that share a script by an identifier
+(`identify`). Code, mathematics, addresses, numbers, names in another language and words quoted from the user belong to no
+language and are left out. docs/language.md has definitions and measured errors; `mixing` has what else spans tell.
 """
 
-import copy
 import re
-import unicodedata
-from collections.abc import Iterator
-from functools import cache
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
+from typing import NamedTuple
 
-SPAN_WORDS = 10
-"""Shortest span whose language is identified: at ten words the identifier is right 99.7 % of the time (docs/decisions/0004)."""
-MAX_SPAN_WORDS = 20
-"""Longest span judged as one, so that a switch inside a long sentence is seen."""
-FOREIGN_BELOW = 0.05
-FOREIGN_FROM = 0.9
-"""A span is foreign if the target gets less than the first and the three best languages together at least the second: near kin
-(Malay and Indonesian) share their probability, while lists of symbols spread it and stay in the language."""
-LETTERS_PER_WORD = 4
-"""Thai, Lao, Khmer and Burmese write no spaces: so many letters count as one word."""
-ACRONYM_LETTERS = 5
-"""A Latin word of capitals up to this long (AI, HTTPS) belongs to no language where the text is not in Latin script."""
+from temper.text.identify import MIN_JAPANESE, SHARED, told_apart
+from temper.text.script import BY_CHARACTER, Word, blank, prose, words
 
-_BLOCKS: dict[str, str] = {
-    "Latin": r"A-Za-zªºÀ-ÖØ-öø-ɏḀ-ỿＡ-Ｚａ-ｚ",
-    "Greek": r"Ͱ-Ͽἀ-῿",
-    "Cyrillic": r"Ѐ-ԯᲀ-\u1c8fⷠ-ⷿꙀ-ꚟ",
-    "Armenian": r"Ա-֏",
-    "Hebrew": r"\u0591-\u05f4",
-    "Arabic": r"\u0610-\u061a\u0620-\u065f\u066e-\u06d3\u06d5-\u06dc\u06df-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff"
-    r"\ufb50-\ufdff\ufe70-\ufefc",
-    "Devanagari": r"\u0900-\u0963\u0970-\u097f\ua8e0-\ua8ff",
-    "Bengali": r"\u0980-\u09e3\u09f0-\u09ff",
-    "Gurmukhi": r"\u0a00-\u0a65\u0a70-\u0a7f",
-    "Gujarati": r"\u0a80-\u0ae5\u0af0-\u0aff",
-    "Tamil": r"\u0b80-\u0be5\u0bf0-\u0bff",
-    "Telugu": r"\u0c00-\u0c65\u0c70-\u0c7f",
-    "Kannada": r"\u0c80-\u0ce5\u0cf0-\u0cff",
-    "Malayalam": r"\u0d00-\u0d65\u0d70-\u0d7f",
-    "Sinhala": r"\u0d80-\u0de5\u0df0-\u0dff",
-    "Thai": r"\u0e01-\u0e3a\u0e40-\u0e4e",
-    "Lao": r"\u0e80-\u0ecf\u0edc-\u0eff",
-    "Burmese": r"\u1000-\u103f\u104c-\u109f",
-    "Georgian": r"Ⴀ-ჿᲐ-Ჿ",
-    "Ethiopic": r"\u1200-\u135f\u1380-\u139f",
-    "Khmer": r"\u1780-\u17d3\u17d7-\u17dd",
-    "Hangul": r"\u1100-\u11ff\u3131-\u318e\uac00-\ud7af",
-    "Kana": r"\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f",
-    "Han": r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
-}
-_BY_CHARACTER = frozenset({"Han", "Kana"})
-_UNSPACED = frozenset({"Thai", "Lao", "Burmese", "Khmer"})
-
-_LATIN = "af ca cs cy da de en es et eu fi fr ga gl hr hu id is it jv lt lv ms mt nl no pl pt ro sk sl sq sv sw tl tr vi"
-SHARED: dict[str, tuple[str, ...]] = {
-    "Latin": tuple(_LATIN.split()),
-    "Cyrillic": ("be", "bg", "kk", "ky", "mk", "mn", "ru", "sr", "uk"),
-    "Arabic": ("ar", "fa", "ps", "ug", "ur"),
-    "Devanagari": ("hi", "mr", "ne"),
-    "Bengali": ("as", "bn"),
-}
-"""Languages that are told apart inside one script."""
+NAME_WORDS = 5
+"""Longest run of capitalised words that passes for a name; a longer one is a text in capitals."""
+QUOTABLE = 20_000
+"""So many characters of the prompt are searched for what stands in quotation marks."""
+QUOTED = 0.8
+"""A foreign span is the user's own words if at least this share of its word pairs is in the prompt."""
 
 SCRIPTS: dict[str, frozenset[str]] = {
     **{language: frozenset({script}) for script, languages in SHARED.items() for language in languages},
@@ -78,17 +34,12 @@ SCRIPTS: dict[str, frozenset[str]] = {
     "ja": frozenset({"Kana", "Han"}),
 }  # fmt: skip
 """Every language covered, by ISO 639-1 code, with the scripts it is written in."""
+_ALONE = {script: language for language, own in SCRIPTS.items() for script in own if script not in {*SHARED, "Kana"}}
+_CASED = frozenset({"Latin", "Cyrillic", "Greek", "Armenian"})
+_PARTICLE_WORDS = "of the and for de la le les du des di da del della do dos von van der den y e et und"
+_PARTICLES = frozenset(_PARTICLE_WORDS.split())
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]{1,400}`", re.DOTALL)
-_MATH = re.compile(
-    r"\$\$.{1,1500}?\$\$|\\\[.{1,1500}?\\\]|\\\(.{1,1500}?\\\)|\\begin\{(\w{1,20}\*?)\}.{1,1500}?\\end\{\1\}"
-    r"|\[asy\].{1,1500}?\[/asy\]|\$(?=\S)[^$\n]{0,400}[\\^_=+<>{}][^$\n]{0,400}\$|\\[A-Za-z]{1,30}(?:\{[^{}\n]{0,200}\}){0,3}",
-    re.DOTALL,
-)
-_ADDRESS = re.compile(r"(?:https?://|www\.)\S{1,2000}|[\w.+-]{1,64}@[\w-]{1,63}\.[\w.]{2,63}|</?[A-Za-z][^<>\n]{0,200}>")
 _QUOTE = re.compile(r"“([^”\n]{1,400})”|\"([^\"\n]{1,400})\"|«([^»\n]{1,400})»|「([^」\n]{1,400})」")
-_SENTENCE_END = re.compile(r"[.!?…。！？؟।]+[\"'”’)\]]*(?=\s|$)|\n+|[。！？।]")
-_MARKS = r"\u0300-\u036f\u200c\u200d"
 
 
 class WordCount(NamedTuple):
@@ -98,11 +49,14 @@ class WordCount(NamedTuple):
     total: int
 
 
-class _Run(NamedTuple):
-    script: str
-    text: str
+class Span(NamedTuple):
+    """Consecutive words of one language in one line: their place in the text, ISO 639-1 code, number, and the line from 0."""
+
+    start: int
+    end: int
+    language: str
     words: int
-    sentence: int
+    line: int
 
 
 def target_share(text: str, language: str, *, exclude: str = "") -> float | None:
@@ -117,138 +71,142 @@ def target_share(text: str, language: str, *, exclude: str = "") -> float | None
 
 def count_words(text: str, language: str, *, exclude: str = "") -> WordCount | None:
     """The two counts behind `target_share`, for averages over several texts; None if the language is not covered."""
+    code = covered(language)
+    if not code:
+        return None
+    found = spans(text, code, exclude=exclude)
+    return WordCount(sum(s.words for s in found if s.language == code), sum(s.words for s in found))
+
+
+def covered(language: str) -> str:
+    """The code in `SCRIPTS` for a language tag such as zh-Hant, en_US or nb; "" if there is none."""
     code = language.replace("_", "-").split("-")[0].lower()
     code = "no" if code in ("nb", "nn") else code
-    if code not in SCRIPTS:
-        return None
-    runs = list(_runs(_without_quotes(prose(text), exclude), code, exclude))
-    return WordCount(sum(_in_target(runs, code)), sum(r.words for r in runs))
+    return code if code in SCRIPTS else ""
 
 
-def prose(text: str) -> str:
-    """The text with code, mathematics, addresses and markup replaced by a space."""
-    if "`" in text or "~~~" in text:
-        text = _CODE.sub(" ", text)
-    if "$" in text or "\\" in text:
-        text = _MATH.sub(" ", text)
-    return _ADDRESS.sub(" ", text) if any(mark in text for mark in ("://", "www.", "@", "<")) else text
+def spans(text: str, language: str = "", *, exclude: str = "") -> list[Span]:
+    """The language-bearing words of a text as spans of one language, in order, none across a line break.
+
+    `language`, where given and covered, is the one expected: it gets the benefit of the doubt on short stretches. `exclude` is
+    what the user wrote: spans of other languages that repeat it are left out, as are names in other languages.
+    """
+    target = covered(language)
+    plain = _without_quotes(prose(text), exclude)
+    found = list(words(plain))
+    labels = _labels(plain, found, target)
+    _leave_out_names(plain, found, labels, target)
+    if exclude:
+        _leave_out_quoted(plain, found, labels, target, exclude)
+    return _merged(found, labels)
 
 
 def _without_quotes(text: str, exclude: str) -> str:
-    if not exclude:
+    if not exclude or not any(mark in text for mark in '"“«「'):
         return text
-    return _QUOTE.sub(lambda m: " " if next(g for g in m.groups() if g is not None) in exclude else m[0], text)
+    known = exclude[:QUOTABLE]
+    return _QUOTE.sub(lambda m: blank(m) if next(g for g in m.groups() if g is not None) in known else m[0], text)
 
 
-@cache
-def _word_pattern() -> re.Pattern[str]:
-    """One alternative per script; a run of words of one script, apart only by spaces and light punctuation, is one match."""
-    alternatives = []
-    for script, block in _BLOCKS.items():
-        word = f"[{block}][{block}{_MARKS}]*(?:['’ʼ·״׳-][{block}][{block}{_MARKS}]*)*"
-        alternatives.append(f"(?P<{script}>{word}(?:[ ,\\u00a0،、，]{{1,3}}{word})*)")
-    return re.compile("|".join(alternatives))
+def _merged(found: Sequence[Word], labels: Sequence[str]) -> list[Span]:
+    bearing = [(w, label) for w, label in zip(found, labels, strict=True) if label]
+    merged = []
+    for (label, line), group in groupby(bearing, lambda b: (b[1], b[0].line)):
+        run = [w for w, _ in group]
+        merged.append(Span(run[0].start, run[-1].end, label, sum(w.counts for w in run), line))
+    return merged
 
 
-def _runs(text: str, language: str, exclude: str) -> Iterator[_Run]:
-    """Runs of words in one script; foreign ones that the user wrote, and acronyms in another script, are left out."""
-    own = SCRIPTS[language]
-    start = 0
-    for number, end in enumerate([*(m.end() for m in _SENTENCE_END.finditer(text)), len(text)]):
-        for match in _word_pattern().finditer(text, start, end):
-            script, run = str(match.lastgroup), match[0]
-            if script not in own:
-                if exclude and run in exclude:
-                    continue
-                run = _without_acronyms(run) if script == "Latin" else run
-            words = _word_count(run, script)
-            if words:
-                yield _Run(script, run, words, number)
-        start = end
+# --- languages of words -----------------------------------------------------------------------------------------------
 
 
-def _without_acronyms(run: str) -> str:
-    return " ".join(w for w in run.split() if len(w) > 1 and not (w.isupper() and len(w) <= ACRONYM_LETTERS))
+def _labels(text: str, found: list[Word], target: str) -> list[str]:
+    """The language of each word. Where kana are in the text, runs of Han are cut into characters, in `found` too."""
+    if any(w.script == "Kana" for w in found):
+        found[:] = [c for w in found for c in _characters(w)]
+    labels = [_ALONE.get(w.script, "") for w in found]
+    places: dict[str, list[int]] = {}
+    for n, w in enumerate(found):
+        if not labels[n]:
+            places.setdefault("Han" if w.script == "Kana" else w.script, []).append(n)
+    for script, own in places.items():
+        for n, label in zip(own, _told_apart(text, [found[n] for n in own], script, target), strict=True):
+            labels[n] = label
+    return labels
 
 
-def _word_count(run: str, script: str) -> int:
-    if script in _BY_CHARACTER:
-        return sum(not unicodedata.combining(c) and c not in " ,、，" for c in run)
-    if script in _UNSPACED:
-        return sum(max(1, round(sum(c.isalpha() for c in piece) / LETTERS_PER_WORD)) for piece in run.split())
-    return len(run.replace(",", " ").replace("،", " ").split())
+def _characters(word: Word) -> Iterator[Word]:
+    if word.script != "Han":
+        yield word
+        return
+    for n in range(word.start, word.end):
+        yield Word(n, n + 1, "Han", 1, word.line, word.opens and n == word.start)
 
 
-def _in_target(runs: list[_Run], language: str) -> Iterator[int]:
-    own = [r for r in runs if r.script in SCRIPTS[language]]
-    script = own[0].script if own else ""
-    if language in ("zh", "ja"):
-        yield from _east_asian(runs, language)
-    elif language in SHARED.get(script, ()) and len(SHARED[script]) > 1:
-        yield from _same_script(own, language, script)
-    else:
-        yield from (r.words for r in own)
+def _told_apart(text: str, run: list[Word], script: str, target: str) -> list[str]:
+    if script == "Han" and not any(w.script == "Kana" for w in run):
+        return ["ja" if target == "ja" and sum(w.counts for w in run) < MIN_JAPANESE else "zh"] * len(run)
+    return told_apart([text[w.start : w.end] for w in run], [w.opens for w in run], script, target)
 
 
-def _east_asian(runs: list[_Run], language: str) -> Iterator[int]:
-    """Han is Japanese in a sentence with kana, else Chinese; in a sentence of few characters it is the target's."""
-    kana: dict[int, int] = {}
-    han: dict[int, int] = {}
-    for run in runs:
-        side = {"Kana": kana, "Han": han}.get(run.script)
-        if side is not None:
-            side[run.sentence] = side.get(run.sentence, 0) + run.words
-    for sentence, count in han.items():
-        japanese = sentence in kana
-        if japanese == (language == "ja") or (not japanese and count < SPAN_WORDS):
-            yield count
-    if language == "ja":
-        yield from kana.values()
+# --- names and the user's words ---------------------------------------------------------------------------------------
 
 
-def _same_script(runs: list[_Run], language: str, script: str) -> Iterator[int]:
-    for span, words in _spans(runs):
-        if words < SPAN_WORDS or not _foreign(span, language, script):
-            yield words
+def _leave_out_names(text: str, found: Sequence[Word], labels: list[str], target: str) -> None:
+    """Blank the labels of runs in another language that are names: at most five capitalised words, acronyms or single letters."""
+    host = SCRIPTS[target] if target else _most_frequent(found)
+    clause = 0
+    keys = []
+    for w, label in zip(found, labels, strict=True):
+        clause += w.opens
+        keys.append((clause, label, w.script))
+    for (_, label, script), group in groupby(range(len(found)), keys.__getitem__):
+        run = list(group)
+        foreign = label != target if target else script not in host
+        if (
+            foreign
+            and script in _CASED
+            and len(run) <= NAME_WORDS
+            and _is_name([text[found[n].start : found[n].end] for n in run])
+        ):
+            _blank(labels, run)
 
 
-def _foreign(span: str, language: str, script: str) -> bool:
-    ranked: list[tuple[str, float]] = _identifier(script).rank(span)
-    return dict(ranked)[language] < FOREIGN_BELOW and sum(p for _, p in ranked[:3]) >= FOREIGN_FROM
+def _most_frequent(found: Iterable[Word]) -> frozenset[str]:
+    counts: Counter[str] = Counter()
+    for w in found:
+        counts[w.script] += w.counts
+    return frozenset(script for script, _ in counts.most_common(1))
 
 
-def _spans(runs: list[_Run]) -> list[tuple[str, int]]:
-    """Stretches of 10 to 20 words, broken at sentence ends where possible; a short rest joins the stretch before it."""
-    spans: list[tuple[list[str], int]] = []
-    words: list[str] = []
-    sentence = -1
-    for run in runs:
-        if run.sentence != sentence and len(words) >= SPAN_WORDS:
-            spans.append((words, len(words)))
-            words = []
-        sentence = run.sentence
-        for word in run.text.replace(",", " ").split():
-            words.append(word)
-            if len(words) == MAX_SPAN_WORDS:
-                spans.append((words, len(words)))
-                words = []
-    if words and len(words) < SPAN_WORDS and spans:
-        spans[-1] = ([*spans[-1][0], *words], spans[-1][1] + len(words))
-    elif words:
-        spans.append((words, len(words)))
-    return [(" ".join(w), n) for w, n in spans]
+def _is_name(run: Sequence[str]) -> bool:
+    """Capitalised from the first word to the last, small particles between them allowed."""
+    proper = [word != word.lower() or len(word) == 1 for word in run]
+    return proper[0] and proper[-1] and all(is_proper or word in _PARTICLES for word, is_proper in zip(run, proper, strict=True))
 
 
-@cache
-def _model() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
+def _leave_out_quoted(text: str, found: Sequence[Word], labels: list[str], target: str, exclude: str) -> None:
+    """Blank the labels of foreign runs whose words, pair by pair, the user wrote."""
+    asked = list(_pieces(exclude, words(prose(exclude))))
+    single, pairs = set(asked), set(pairwise(asked))
+    for label, run in ((key, list(group)) for key, group in groupby(range(len(found)), labels.__getitem__)):
+        if not label or label == target:
+            continue
+        own = list(_pieces(text, (found[n] for n in run)))
+        known = [pair in pairs for pair in pairwise(own)] or [own[0] in single]
+        if sum(known) >= QUOTED * len(known):
+            _blank(labels, run)
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+def _pieces(text: str, run: Iterable[Word]) -> Iterator[str]:
+    for w in run:
+        piece = text[w.start : w.end]
+        if w.script in BY_CHARACTER:
+            yield from piece
+        else:
+            yield piece.lower()
 
 
-@cache
-def _identifier(script: str) -> Any:
-    """py3langid, restricted to the languages of one script."""
-    restricted = copy.copy(_model())
-    restricted.set_languages(SHARED[script])
-    return restricted
+def _blank(labels: list[str], run: Iterable[int]) -> None:
+    for n in run:
+        labels[n] = ""
