@@ -12,7 +12,8 @@ from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from temper.text.identify import MIN_JAPANESE, SHARED, told_apart
-from temper.text.script import BY_CHARACTER, Word, blank, prose, words
+from temper.text.script import BY_CHARACTER, Word, blank, words
+from temper.text.script import prose as prose  # also for those who count words in other ways
 
 NAME_WORDS = 5
 """Longest run of capitalised words that passes for a name; a longer one is a text in capitals."""

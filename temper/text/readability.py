@@ -3,8 +3,7 @@
 import re
 from typing import NamedTuple
 
-from temper.text.language import count_words
-from temper.text.script import prose
+from temper.text.language import count_words, prose
 
 MIN_WORDS = 5
 MIN_ENGLISH = 0.8
