@@ -5,9 +5,10 @@ completion has no opener and exactly one closer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from temper.text.invisible import visible
 from temper.text.repetition import words
 from temper.text.split import CLOSE_TAG, OPEN_TAG, Split, split
 from temper.types import Better, Completion, Score
@@ -46,6 +47,14 @@ class ThinkFormat:
         return [self._score(c) for c in completions]
 
     def _score(self, completion: Completion) -> Score:
+        score = self._checked(completion)
+        if score.value == 1.0 or (shown := visible(completion.raw)) == completion.raw:
+            return score
+        # the tag stays broken for whoever reads the text after us; what can be done is to say why
+        hidden = self._checked(replace(completion, raw=shown)).value != score.value
+        return replace(score, why=f"{score.why}; a tag is broken by invisible characters") if hidden else score
+
+    def _checked(self, completion: Completion) -> Score:
         found = self._split(completion)
         if found.thought != "closed":
             why = "the thought was never closed" if found.thought == "open" else "no think block"
@@ -55,7 +64,7 @@ class ThinkFormat:
             "closed": 1.0,
             "single": float(not problems),
             "thought": float(len(words(found.reasoning)) >= self.min_words),
-            "answer": float(bool(found.answer.strip())),
+            "answer": float(bool(visible(found.answer).strip())),
         }
         missing = [*sorted(problems), *(name for name in ("thought", "answer") if not parts[name])]
         return Score(sum(v or 0.0 for v in parts.values()) / len(parts), ", ".join(missing), parts)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from temper.text.repetition import GRAM, compressed, loops, repeated
+from temper.text.repetition import GRAM, compressed, repeats
 from temper.types import Better, Completion, Score
 
 
@@ -12,7 +12,8 @@ from temper.types import Better, Completion, Score
 class Repetition:
     """rep-4 of the answer; abstains under four words.
 
-    `parts`: `loop` (1 if it goes in circles), `zlib` (compressed over raw bytes), `reasoning` (rep-4 of the thought).
+    `parts`: `loop` (1 if it goes in circles), `zlib` (compressed over raw bytes), and the same three of the thought: `reasoning`,
+    `reasoning_loop`, `reasoning_zlib`.
     """
 
     better: ClassVar[Better] = "low"
@@ -22,10 +23,12 @@ class Repetition:
 
 
 def _score(completion: Completion) -> Score:
-    share = repeated(completion.answer)
+    answer, thought = repeats(completion.answer), repeats(completion.reasoning)
     parts = {
-        "loop": float(loops(completion.answer)),
+        "loop": float(answer.loop),
         "zlib": compressed(completion.answer),
-        "reasoning": repeated(completion.reasoning),
+        "reasoning": thought.share,
+        "reasoning_loop": float(thought.loop) if completion.reasoning else None,
+        "reasoning_zlib": compressed(completion.reasoning),
     }
-    return Score(share, "" if share is not None else f"under {GRAM} words", parts)
+    return Score(answer.share, "" if answer.share is not None else f"under {GRAM} words", parts)

@@ -1,0 +1,21 @@
+"""Characters that a reader does not see and that split words for a program: zero-width, bidirectional and control characters.
+
+Put into a text they hide a loop from an n-gram, a number from a parser, a word from a list. Rules read what a reader sees.
+Homoglyphs (another script's look-alike letters) are left as they are: they are visible, and another letter.
+"""
+
+import re
+
+_CONTROL = bytes([*range(0x09), *range(0x0E, 0x1C), 0x7F])
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
+"""Unicode's Default_Ignorable_Code_Point, and control characters that are not white space."""
+
+
+def visible(text: str) -> str:
+    """The text without characters that are not seen; line breaks and spaces stay. Linear in its length."""
+    if text.isascii():  # by far the most frequent, and ten times faster through bytes
+        return text.encode("ascii").translate(None, _CONTROL).decode("ascii")
+    return _INVISIBLE.sub("", text)
