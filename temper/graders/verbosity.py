@@ -1,4 +1,4 @@
-"""Whether a completion is longer than it may be: DAPO's soft overlong punishment (arXiv 2503.14476, equation 13) in [0, 1]."""
+"""Whether a completion is longer than it may be: DAPO's soft overlong punishment (arXiv 2503.14476) in [0, 1]."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
