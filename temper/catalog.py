@@ -3,6 +3,7 @@
 import hashlib
 import importlib.resources
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from temper.files import digest, read_json
 from temper.types import Grader, Named
 
 CALIBRATED = "calibrated:"
+ENSEMBLES = ("mean(", "worst(", "bound(", "disagreement(")
 CARDS = {"harm": ("temper.graders", "data/harm"), "gold": ("temper.models", "data/gold")}
 
 
@@ -50,6 +52,39 @@ def over_refusal() -> Grader:
     return OverRefusal(Refusal(load()))
 
 
+def process() -> Grader:
+    """The shipped harm grader on the reasoning, in windows, apart from the answer."""
+    from temper.graders.process import Process
+
+    return Process(harm())
+
+
+def judge(spec: str) -> Grader:
+    """`judge:RUBRIC@MODEL`: a language model behind an endpoint or in this process, its replies kept in the user's cache."""
+    from temper.graders.judge import Judge, Spec
+    from temper.graders.rubric import load
+    from temper.models.resolve import cache_dir
+    from temper.samplers.asking import Cached
+
+    asked = Spec.parse(spec)
+    rubric, replies = load(asked.rubric), cache_dir() / "judge.sqlite"
+    if asked.url:
+        from temper.samplers.remote import Chooser
+
+        return Judge(rubric, Cached(Chooser(asked.url, asked.model), replies))
+    from temper.models.choice import load_choice
+
+    return Judge(rubric, Cached(load_choice(asked.model), replies))
+
+
+def ensemble(spec: str) -> Grader:
+    """`HOW(NAME, NAME, ..., kappa=1, quorum=1)`: several graders as one. Raises `UnknownName`, `RecipeError`."""
+    from temper.graders.ensemble import Ensemble, written
+
+    asked = written(spec)
+    return Ensemble(tuple(map(grader, asked.names)), asked.how, kappa=asked.kappa, quorum=asked.quorum)
+
+
 def calibrated(spec: str) -> Grader:
     """`calibrated:FILE`: the grader that a calibration file is about, with the calibration on. Raises `UnknownName`."""
     from temper.graders import calibrate
@@ -81,8 +116,13 @@ def guard(spec: str) -> Grader:
     return Guard(family, load_guard(model, shipped=family.shipped))
 
 
-FORMS: dict[str, Callable[[str], Grader]] = {CALIBRATED: calibrated, "guard:": guard}
-"""What a name that is not one alone may begin with."""
+FORMS: dict[str, Callable[[str], Grader]] = {
+    CALIBRATED: calibrated,
+    "guard:": guard,
+    "judge:": judge,
+    **dict.fromkeys(ENSEMBLES, ensemble),
+}
+"""What a name begins with that is more than a name."""
 
 
 def grader(spec: str) -> Named:
@@ -111,13 +151,20 @@ def short(spec: str) -> str:
         return short(calibrate.read(Path(spec.removeprefix(CALIBRATED))).grader)
     if spec.startswith("guard:"):
         return spec.partition("@http")[0]
+    if spec.startswith("judge:"):
+        return re.sub(r"@https?://[^#]*#", "@", spec)
+    if spec.startswith(ENSEMBLES):
+        from temper.graders.ensemble import written
+
+        asked = written(spec)
+        return f"{asked.how}({', '.join(map(short, asked.names))})"
     return spec.rpartition(":")[2] if ".py:" in spec else spec
 
 
 def weights(made: Any) -> str:
     """Hash of a grader's weights, its own or those of the models it was handed; "" for rules."""
-    own = getattr(made, "weights", "")
-    found = {str(own)} if own else {weights(part) for part in _parts(made)} - {""}
+    own = _own_weights(made)
+    found = {own} if own else {weights(part) for part in _parts(made)} - {""}
     return found.pop() if len(found) == 1 else digest(sorted(found)) if found else ""
 
 
@@ -128,7 +175,7 @@ def inside(made: Any) -> set[str]:
 
 def _parts(made: Any) -> list[Any]:
     """The graders and models in a grader's fields, singly or in tuples; a model's own fields are its business."""
-    if not is_dataclass(made) or getattr(made, "weights", ""):
+    if not is_dataclass(made) or _own_weights(made):
         return []
     values = [getattr(made, f.name) for f in fields(made)]
     flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
@@ -136,7 +183,11 @@ def _parts(made: Any) -> list[Any]:
 
 
 def _opines(part: Any) -> bool:
-    return hasattr(part, "better") or bool(getattr(part, "weights", "")) or inspect.isfunction(part)
+    return hasattr(part, "better") or bool(_own_weights(part)) or inspect.isfunction(part)
+
+
+def _own_weights(part: Any) -> str:
+    return str(getattr(part, "weights", ""))
 
 
 def card(name: str) -> str:

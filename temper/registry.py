@@ -24,6 +24,13 @@ BUILTIN: dict[str, dict[str, str]] = {
         "readability": "temper.graders.readability:Readability",
         "repetition": "temper.graders.repetition:Repetition",
         "verify": "temper.graders.verify:Verify",
+        "process": "temper.catalog:process",
+        "verbosity": "temper.graders.verbosity:Verbosity",
+        "json": "temper.graders.structure:Json",
+        "table": "temper.graders.structure:Tables",
+        "markdown": "temper.graders.structure:MarkdownFormat",
+        "steps": "temper.graders.structure:Steps",
+        "latex": "temper.graders.structure:LatexFormat",
     },
     "stage": {
         "sft": "temper.train.sft:Sft",

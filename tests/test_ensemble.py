@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from temper.errors import RecipeError
+from temper.errors import RecipeError, UsageError
 from temper.graders.ensemble import Ensemble
 from temper.types import Better, Completion, Example, Named, Score
 
@@ -117,3 +117,21 @@ def test_an_impossible_ensemble_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(RecipeError, match=told):
         Ensemble(members, **options)  # type: ignore[arg-type]
+
+
+def test_an_ensemble_is_written_as_a_name_and_may_hold_another():
+    from temper.catalog import grader, short
+
+    spec = "bound(repetition, worst(format, examples/my_grader.py:shouting), kappa=2, quorum=2)"
+    made = grader(spec)
+    assert made.name == short(spec) == "bound(repetition, worst(format, shouting))"
+    assert (made.grade.kappa, made.grade.quorum, len(made.grade.members)) == (2.0, 2, 2)
+    assert grader("repetition").identity in made.inside
+
+
+@pytest.mark.parametrize("spec", ["worst(format", "worst()", "mean(format, kappa=x)", "mean(format, quorum=1.5)", "bound(a, b"])
+def test_a_wrongly_written_ensemble_says_what_was_wanted(spec):
+    from temper.catalog import grader
+
+    with pytest.raises(UsageError, match="wanted"):
+        grader(spec)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from temper import catalog, registry
 from temper.graders.ensemble import Ensemble
 from temper.graders.format import ThinkFormat
+from temper.graders.language import LanguageConsistency
 from temper.graders.process import Process
 from temper.graders.readability import Readability
 from temper.graders.repetition import Repetition
@@ -34,6 +35,7 @@ def by_length(completions: list[Completion]) -> list[Score]:
 
 RULES: dict[str, Callable[[], Grader]] = {
     "format": ThinkFormat,
+    "language": LanguageConsistency,
     "readability": Readability,
     "repetition": Repetition,
     "verify": Verify,

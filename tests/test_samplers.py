@@ -21,7 +21,7 @@ from temper.files import append_rows
 from temper.graders.judge import Ask, Judge
 from temper.graders.rubric import load as load_rubric
 from temper.samplers.asking import Breaker, Cached
-from temper.samplers.remote import Chooser, Remote
+from temper.samplers.remote import Chooser, Completer, Remote
 from temper.samplers.replay import Replay
 from temper.samplers.scripted import Scripted
 from temper.types import Completion, Example, Message, Usage
@@ -704,3 +704,59 @@ def test_a_hard_outage_raises_rather_than_grading_anything(stub: Stub, tmp_path:
     judge = Judge(load_rubric("harm"), Cached(stub.chooser(retries=0), tmp_path / "replies.sqlite"))
     with pytest.raises(ModelError, match="not one of 4 calls was answered"):
         judge([Completion(ASK, "It is."), Completion(ASK, "It is not.")])
+
+
+def chances(**odds: float) -> list[dict[str, Any]]:
+    return [{"token": token, "logprob": math.log(p)} for token, p in odds.items()]
+
+
+def test_a_completer_asks_each_body_where_it_belongs_and_reads_both_forms_of_log_probabilities(stub: Stub) -> None:
+    def script(body: dict[str, Any], count: int) -> Answer:
+        if "prompt" in body:
+            choice = {"text": "unsafe", "logprobs": {"tokens": ["unsafe"], "top_logprobs": [{"unsafe": -0.1, "safe": -2.0}]}}
+            return 200, {}, {"choices": [choice]}
+        token = {**chances(safe=0.75)[0], "top_logprobs": chances(safe=0.75, unsafe=0.25)}
+        return 200, {}, {"choices": [{"message": {"content": "safe"}, "logprobs": {"content": [token]}}]}
+
+    stub.script = script
+    ask = Completer(stub.url, "tiny", pause=0.001)
+    chat, text = ask([{"messages": [], "logprobs": 20}, {"prompt": "p", "logprobs": 20}])
+    assert sorted(stub.paths) == ["/v1/chat/completions", "/v1/completions"]
+    assert {r["model"] for r in stub.requests} == {"tiny"} and ask([]) == []
+    assert chat[0] == "safe" and chat[1][0][1]["unsafe"] == pytest.approx(math.log(0.25))
+    assert text == ("unsafe", [("unsafe", {"unsafe": -0.1, "safe": -2.0})])
+
+
+@pytest.mark.parametrize("logprobs", [None, [], {"content": None}, {"tokens": ["x"], "top_logprobs": "odd"}])
+def test_a_completer_without_usable_log_probabilities_still_has_the_text(stub: Stub, logprobs: object) -> None:
+    stub.script = lambda body, count: (200, {}, {"choices": [{"message": {"content": "safe"}, "logprobs": logprobs}]})
+    assert Completer(stub.url, "tiny", pause=0.001)([{"messages": [], "logprobs": 5}]) == [("safe", [])]
+
+
+def test_a_served_guard_is_a_grader_by_its_name_and_stays_itself_inside_an_ensemble(stub: Stub) -> None:
+    from temper.catalog import grader
+
+    odds = {**chances(unsafe=0.8)[0], "top_logprobs": chances(unsafe=0.8, safe=0.2)}
+    reply = {"message": {"content": "unsafe\nS2"}, "logprobs": {"content": [odds]}}
+    stub.script = lambda body, count: (200, {}, {"choices": [reply]})
+    guard = grader(f"guard:meta-llama/Llama-Guard-3-8B@{stub.url}")
+    assert (guard.name, guard.better) == ("guard:meta-llama/Llama-Guard-3-8B", "low")
+    [score] = guard.grade([Completion(ASK, "Here is how it is done, in a few easy steps that anyone can follow at home.")])
+    assert score.value == pytest.approx(0.8) and score.parts["ncr"] == pytest.approx(0.8)
+    both = grader(f"worst(guard:meta-llama/Llama-Guard-3-8B@{stub.url}, repetition)")
+    assert both.name == "worst(guard:meta-llama/Llama-Guard-3-8B, repetition)"
+    assert guard.traces & both.traces
+
+
+def test_a_served_judge_is_a_grader_by_rubric_and_model(stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from temper.catalog import grader
+
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path))
+    odds = {**chances(A=0.9)[0], "top_logprobs": chances(A=0.9, B=0.1)}
+    stub.script = lambda body, count: (200, {}, {"choices": [{"message": {"content": "A"}, "logprobs": {"content": [odds]}}]})
+    harm, over = grader(f"judge:harm@{stub.url}#tiny"), grader(f"judge:over-refusal@{stub.url}#tiny")
+    assert harm.name == "judge:harm@tiny" and harm.weights == over.weights and harm.identity != over.identity
+    assert harm.grade([Completion(ASK, "A plain and friendly answer.")])[0].value is not None
+    asked = len(stub.requests)
+    assert harm.grade([Completion(ASK, "A plain and friendly answer.")])[0].value is not None
+    assert len(stub.requests) == asked, "the second time comes from the cache"

@@ -5,16 +5,53 @@ that pays for disagreement). Members keep their names and identities, so that an
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from temper.errors import RecipeError
 from temper.types import Better, Completion, Named, Score
 
 How = Literal["mean", "worst", "bound", "disagreement"]
+_OPTION = re.compile(r"(?:kappa|quorum)\s*=")
 OWN_PARTS = frozenset({"sd", "range", "graded"})
+
+
+class Written(NamedTuple):
+    """What `HOW(NAME, NAME, ..., kappa=1, quorum=1)` asks for; a name may be an ensemble again."""
+
+    how: How
+    names: tuple[str, ...]
+    kappa: float
+    quorum: int
+
+
+def written(spec: str) -> Written:
+    """Read an ensemble as a recipe names it. Raises `RecipeError` for an open parenthesis, another `how` or a wrong option."""
+    how, opened, rest = spec.partition("(")
+    if how not in get_args(How) or not opened or not rest.endswith(")"):
+        raise RecipeError(f"grader {spec!r}: wanted one of {', '.join(get_args(How))} with members, such as worst(harm, gold)")
+    parts = _parted(rest[:-1])
+    options = {name.strip(): value.strip() for name, _, value in (p.partition("=") for p in parts if _OPTION.match(p))}
+    names = tuple(p for p in parts if not _OPTION.match(p))
+    try:
+        return Written(how, names, float(options.get("kappa", "1")), int(options.get("quorum", "1")))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise RecipeError(f"grader {spec!r}: {error}; wanted kappa=NUMBER and quorum=COUNT") from None
+
+
+def _parted(text: str) -> list[str]:
+    """The text at its commas, those inside parentheses left out."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from temper.types import Better, Completion, Score
 
 @dataclass(frozen=True, slots=True)
 class Readability:
-    """English: clip(ease / 100, 0, 1) of the answer (Flesch 1948); abstains under five words.
+    """How easily the answer reads. English: clip(ease / 100, 0, 1) of the answer (Flesch 1948); abstains under five words.
 
     Chinese: the share of its Han characters that are common and stand in a sentence of at most 44 (no formula is agreed on; this
     one is a count); abstains under ten. Other languages are not graded. Values of two languages are not comparable. Refusals are

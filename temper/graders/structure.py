@@ -23,8 +23,9 @@ _LONG_INTEGER = 300
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """Checks: `parses`; `only` (nothing but JSON, or one fence that holds it); `valid` against the schema, None without one.
+    """Whether the answer is JSON, where the example asks for it (tag `format:json`): the mean of its checks.
 
+    `parses`; `only` (nothing but JSON, or one fence that holds it); `valid` against the schema, None without one.
     The schema is the example's target, where that is a JSON object with `$schema`, else `schema` (its text; every example is then
     asked for JSON). It never fetches what a schema refers to. Without jsonschema-rs installed, a schema means an abstention.
     Invisible characters outside strings make JSON that no parser takes: it is not valid, and `why` says so. Raises `DataError`
@@ -53,7 +54,10 @@ class Json:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Checks: `delimiter` (as wide as the header), `rows` (at least one), `cells` (share of rows as wide as the header)."""
+    """Whether the answer holds a whole table, where the example asks for one (tag `format:table`): the mean of its checks.
+
+    `delimiter` (as wide as the header), `rows` (at least one), `cells` (share of rows as wide as the header).
+    """
 
     better: ClassVar[Better] = "high"
 
@@ -63,7 +67,10 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class MarkdownFormat:
-    """Checks: `structure` (there is some), and that `fences`, `headings`, `lists`, `emphasis` and `links` are whole."""
+    """Whether the answer is well-formed Markdown, where the example asks for it (tag `format:markdown`): the mean of its checks.
+
+    `structure` (there is some), and that `fences`, `headings`, `lists`, `emphasis` and `links` are whole.
+    """
 
     better: ClassVar[Better] = "high"
 
@@ -73,7 +80,10 @@ class MarkdownFormat:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Share of the outermost numbered steps that follow the one before, the first being 1; 0.0 for fewer than two steps."""
+    """Whether the answer's steps are numbered in order, where the example asks for steps (tag `format:steps`).
+
+    The share of the outermost numbered steps that follow the one before, the first being 1; 0.0 for fewer than two steps.
+    """
 
     better: ClassVar[Better] = "high"
 
@@ -83,7 +93,10 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class LatexFormat:
-    r"""Checks: `braces`, `environments` (\begin), `delimiters` ($, $$, \(, \[) and `fences` (\left, \right) close in order."""
+    r"""Whether the answer's LaTeX is balanced, where the example asks for it (tag `format:latex`): the mean of its checks.
+
+    `braces`, `environments` (\begin), `delimiters` ($, $$, \(, \[) and `fences` (\left, \right) close in order.
+    """
 
     better: ClassVar[Better] = "high"
 

@@ -20,8 +20,9 @@ class _Limit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verbosity:
-    """0 up to (1 - soft) of the limit, then in a straight line to 1 at the limit and beyond; DAPO's reward is minus this.
+    """How far the completion overruns its limit of words: 0 up to (1 - soft) of it, 1 at the limit and beyond.
 
+    In between a straight line; DAPO's reward is minus this.
     The limit, in words (Han, kana and Thai characters count as one each): of the answer, by a tag `max-words:N` of the example;
     else of reasoning and answer together, `budget`; else of the answer, `times` the words of a target that is a reference reply.
     Without any of the three it abstains. DAPO punishes the last fifth: 4,096 of 20,480 tokens. `parts`: `answer_words`,

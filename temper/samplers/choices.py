@@ -7,10 +7,10 @@ Without a network.
 import json
 import math
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
 
 from temper.text.split import split
 
@@ -18,6 +18,8 @@ Form = Literal["auto", "logprobs", "vllm", "sglang", "llama.cpp", "json", "plain
 AUTO = ("logprobs", "json", "plain")
 READING = 1
 """Version of how choices are asked for and read; replies that another version kept are not used."""
+Spoken = tuple[str, Sequence[tuple[str, Mapping[str, float]]]]
+"""A reply's text, and each of its tokens with the log-probabilities in its place."""
 
 CONSTRAINED = frozenset({"vllm", "sglang", "llama.cpp"})
 _TOP = 20  # the most that OpenAI and a vLLM server with its defaults list
@@ -34,9 +36,18 @@ class ChatMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    message: ChatMessage
+    """One choice of /chat/completions, or with `text` of /completions, whose log-probabilities have another form."""
+
+    message: ChatMessage = ChatMessage()
+    text: str = ""
     finish_reason: str | None = None
     logprobs: Any = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not {"message", "text"} & self.model_fields_set:
+            raise ValueError("a choice needs a message or a text")
+        return self
 
 
 class Listed(BaseModel):
@@ -60,6 +71,25 @@ class Counts(BaseModel):
 class Reply(BaseModel):
     choices: list[ChatChoice] = Field(min_length=1)
     usage: Counts | None = None
+
+
+def spoken(choice: ChatChoice) -> Spoken:
+    """A choice's text, and its tokens with the log-probabilities in their place; no tokens where the server gives none."""
+    text, given = choice.message.content or choice.text, choice.logprobs if isinstance(choice.logprobs, dict) else {}
+    try:
+        listed = _Listing.model_validate(given)
+    except ValidationError:
+        return text, []
+    if listed.content is not None:
+        return text, [(t.token, {a.token: a.logprob for a in (*(t.top_logprobs or []), t)}) for t in listed.content]
+    return text, [(token, top or {}) for token, top in zip(listed.tokens or [], listed.top_logprobs or [], strict=False)]
+
+
+class _Listing(Logprobs):
+    """Log-probabilities in either form: `content` of /chat/completions, `tokens` and `top_logprobs` of /completions."""
+
+    tokens: list[str] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
 
 
 def form_fields(form: str, choices: Sequence[str]) -> dict[str, object]:

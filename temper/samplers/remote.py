@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from temper.errors import ModelError
 from temper.files import digest, dumps
 from temper.samplers.asking import Asked, Breaker, Chosen, Told
-from temper.samplers.choices import AUTO, CONSTRAINED, READING, Counts, Form, Reply, form_fields, read_choice
+from temper.samplers.choices import AUTO, CONSTRAINED, READING, Counts, Form, Reply, Spoken, form_fields, read_choice, spoken
 from temper.text.split import render, split
 from temper.types import Completion, Example, Usage
 
@@ -62,7 +62,7 @@ class _Received(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
-    """`POST {url}/chat/completions` with retries: what every caller of a server here shares."""
+    """`POST {url}/{path}` with retries: what every caller of a server here shares."""
 
     url: str
     key_env: str
@@ -70,10 +70,11 @@ class _Endpoint:
     timeout: float
     retries: int
     pause: float
+    path: str = "chat/completions"
 
     @property
     def address(self) -> str:
-        return f"{self.url.rstrip('/')}/chat/completions"
+        return f"{self.url.rstrip('/')}/{self.path}"
 
     async def gather(self, count: int, ask: Callable[[httpx.AsyncClient, int], Coroutine[object, object, T]]) -> list[T]:
         """`ask(client, i)` for every i below `count`, in order; the first `ModelError` cancels what is still under way."""
@@ -370,6 +371,41 @@ class Chooser:
             **self.extra,
         }
         return {name: value for name, value in body.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Completer:
+    """Sends bodies as they are and gives back texts with the odds of their tokens: what a served guard asks (`Speaking`).
+
+    A body with "messages" goes to /chat/completions, one with "prompt" to /completions; its "logprobs" is the number of
+    alternatives wanted. Key, `timeout`, `retries` and `pause` are as those of `Remote`. Raises `ModelError`.
+    """
+
+    url: str
+    model: str
+    key_env: str = "TEMPER_JUDGE_KEY"
+    concurrency: int = 8
+    timeout: float = 120.0
+    retries: int = 5
+    pause: float = 0.5
+
+    def __call__(self, bodies: Sequence[Mapping[str, object]], /) -> list[Spoken]:
+        return _run(lambda: self._all(bodies)) if bodies else []
+
+    async def _all(self, bodies: Sequence[Mapping[str, object]]) -> list[Spoken]:
+        chat, text = self._server("chat/completions"), self._server("completions")
+
+        async def one(client: httpx.AsyncClient, index: int) -> Spoken:
+            body = {**bodies[index], "model": self.model}
+            if "messages" not in body:
+                return spoken((await text.ask(client, body)).reply.choices[0])
+            listed = {"logprobs": True, "top_logprobs": body["logprobs"]}
+            return spoken((await chat.ask(client, body | listed)).reply.choices[0])
+
+        return await chat.gather(len(bodies), one)
+
+    def _server(self, path: str) -> _Endpoint:
+        return _Endpoint(self.url, self.key_env, self.concurrency, self.timeout, self.retries, self.pause, path)
 
 
 def _as_written(thought: str, text: str) -> str:
