@@ -27,6 +27,9 @@ check: $(STAMP)  ## lint, types, import contract
 bench: $(STAMP)  ## side-by-side benchmarks, about an hour; rows in results/bench
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/proof.py
+	$(BIN)/python bench/rules.py
+	$(BIN)/python bench/judge.py
+	$(BIN)/python bench/intervals.py
 	$(BIN)/python bench/grpo.py
 
 clean:

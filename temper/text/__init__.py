@@ -1,1 +1,1 @@
-"""Pure functions of strings: split, outcome, language, readability, repetition. No model, no file, no state."""
+"""Pure functions of strings: split, outcome, language spans and mixing, readability, repetition, markup; no file, no model of ours."""

@@ -1,7 +1,7 @@
 """Languages a prompt asks to be answered in or translated into, found by rules that would rather miss one than invent one.
 
 A verb of speaking or writing, then a preposition, then the name of a language with nothing behind it that would make it an
-adjective ("answer in French", not "life in French cities"). Asking is understood in eleven languages.
+adjective ("answer in French", not "life in French cities"). Asking is understood in ten languages.
 """
 
 import re
