@@ -253,7 +253,11 @@ def test_a_hostile_text_costs_time_in_proportion_to_its_length(unit: str) -> Non
         spans(text, "en", exclude="a “b” 中 かな")
         return time.process_time() - start
 
-    assert seconds(24_000) < 6 * seconds(8_000) + 0.1
+    def best(size: int) -> float:
+        return min(seconds(size) for _ in range(3))
+
+    # quadratic work takes nine times as long; one slow try on a busy machine is measured again
+    assert seconds(24_000) < 6 * seconds(8_000) + 0.1 or best(24_000) < 6 * best(8_000) + 0.1
 
 
 def test_blanked_text_keeps_every_place() -> None:
