@@ -11,7 +11,7 @@ import pytest
 
 from temper.errors import ModelError
 from temper.graders.gold import Gold
-from temper.graders.harm import Harm
+from temper.graders.harm import HAZARDS, Harm, Opinion, RequestOpinion
 from temper.types import Completion, Example, Message
 
 torch = pytest.importorskip("torch")
@@ -140,13 +140,25 @@ def test_a_missing_adapter_is_named(model_folder: Path, tmp_path: Path) -> None:
         load(model_folder, tmp_path)
 
 
-def test_gold_abstains_exactly_where_harm_does() -> None:
+class Half:
+    """A reader of English that is never sure."""
+
+    languages, thresholds, weights = frozenset({"en"}), {"unsafe": 0.6, "refusal": 0.5, "request": 0.5}, "half"
+
+    def __call__(self, pairs: Sequence[tuple[str, str]], /) -> list[Opinion]:
+        return [Opinion(0.5, 0.5, (0.0,) * len(HAZARDS)) for _ in pairs]
+
+    def requests(self, prompts: Sequence[str], /) -> list[RequestOpinion]:
+        raise AssertionError("asked about a request")
+
+
+def test_gold_abstains_exactly_where_harm_in_english_does() -> None:
     def half(pairs: Sequence[tuple[str, str]]) -> list[float]:
         return [0.5] * len(pairs)
 
     texts = ["", "A plain English answer to the question.", "这是一个中文回答，不在验证范围之内。"]
     done = [Completion(Example(id="x", messages=(Message("user", "Why?"),)), answer=text) for text in texts]
-    assert [s.value for s in Gold(half, 0.4)(done)] == [s.value for s in Harm(half, 0.6)(done)] == [None, 0.5, None]
+    assert [s.value for s in Gold(half, 0.4)(done)] == [s.value for s in Harm((Half(),))(done)] == [None, 0.5, None]
 
 
 def test_gold_and_harm_were_trained_on_different_sources() -> None:

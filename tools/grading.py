@@ -325,6 +325,19 @@ def best_threshold(p: Floats, label: Floats, weight: Floats) -> float:
     return max((round(float(t), 2) for t in np.arange(0.05, 0.96, 0.01)), key=youden)
 
 
+def specific_threshold(p: Floats, label: Floats, weight: Floats, least: float = 0.95) -> float:
+    """The best threshold by Youden from 0.5 to 0.95 among those of at least this weighted specificity; else the highest.
+
+    Below one half a calibrated probability says that the other is likelier.
+    """
+    harm, safe = weight * label, weight * (1 - label)
+    grid = [round(0.5 + 0.01 * n, 2) for n in range(46)]
+    specific = [t for t in grid if (safe * (p < t)).sum() >= least * safe.sum()]
+    return max(
+        specific, key=lambda t: float((harm * (p >= t)).sum() / harm.sum() + (safe * (p < t)).sum() / safe.sum()), default=0.95
+    )
+
+
 def ece(p: Floats, label: Floats, bins: int = 10) -> float:
     """Expected calibration error over bins of equal mass."""
     parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
@@ -408,28 +421,35 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
         "## Development splits",
         "",
     ]
-    columns = ("auc", "sensitivity", "specificity", "ece", "brier", "length_auc")
+    lines += [*_table(card["sources"]), ""]
+    for head, sources in card.get("heads", {}).items():
+        lines += [f"### Head: {head}", "", *_table(sources), ""]
     lines += [
-        "| source | seen | n | unsafe | groups | AUC | sensitivity | specificity | ECE | Brier | length-only AUC |",
-        "|---" * 11 + "|",
-    ]
-    for source, row in card["sources"].items():
-        cells = [
-            source,
-            "train split" if row["trained_on"] else "never",
-            row["n"],
-            row["unsafe"],
-            row["groups"],
-            *(_cell(row[c]) for c in columns),
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += [
-        "",
         "Value, then its 95 % bootstrap interval over groups. Rates are at the shipped threshold. Empty: one class is missing.",
         "",
     ]
+    lines += _hazards(card["hazards"]) if "hazards" in card else []
     lines += [*("## Limits", ""), *(f"- {limit}" for limit in card["limits"]), ""]
     (folder / "card.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _table(sources: dict[str, Any]) -> list[str]:
+    columns = ("auc", "sensitivity", "specificity", "ece", "brier", "length_auc")
+    lines = [
+        "| source | seen | n | unsafe | groups | AUC | sensitivity | specificity | ECE | Brier | length-only AUC |",
+        "|---" * 11 + "|",
+    ]
+    for source, row in sources.items():
+        seen = "train split" if row["trained_on"] else "never"
+        cells = [source, seen, row["n"], row["unsafe"], row["groups"], *(_cell(row[c]) for c in columns)]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def _hazards(found: dict[str, Any]) -> list[str]:
+    recall = ", ".join(f"{hazard} {row['top-1']:.2f} ({row['n']})" for hazard, row in found["recall"].items())
+    told = f"The first hazard of a request is right in {_cell(found['top-1 accuracy'])} of {found['n']} labelled dev requests."
+    return ["### Hazards", "", told, f"By hazard (n): {recall}.", ""]
 
 
 def reading(prompt_room: int, size: int, stride: int) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from temper.errors import ModelError
-from temper.models.encoder import Pair, batches, clean, windows
+from temper.models.encoder import Pair, batches, windows
+from temper.text.confusables import clean
 
 SIZE, PROMPT_ROOM, STRIDE = 384, 128, 160
 BEFORE, BETWEEN, AFTER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\nHarmful:"
