@@ -21,7 +21,14 @@ from temper.types import Better, Completion, Named, Score
 CHUNK = 64
 REFUSALS = ("refusal", "over-refusal")
 # The good end of graders that a function makes: asking the grader itself would load its model.
-ENDS: dict[str, Better] = {"harm": "low", "gold": "low", "process": "low", "refusal": "high", "over-refusal": "low"}
+ENDS: dict[str, Better] = {
+    "harm": "low",
+    "request-harm": "low",
+    "gold": "low",
+    "process": "low",
+    "refusal": "high",
+    "over-refusal": "low",
+}
 CALIBRATION_SPLIT = "train"
 
 

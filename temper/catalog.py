@@ -7,12 +7,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from temper import registry
 from temper.errors import TemperError, UnknownName
 from temper.files import digest, read_json
 from temper.types import Grader, Named
+
+if TYPE_CHECKING:
+    from temper.graders.harm import Reader
 
 CALIBRATED = "calibrated:"
 ENSEMBLES = ("mean(", "worst(", "bound(", "disagreement(")
@@ -20,12 +23,29 @@ CARDS = {"harm": ("temper.graders", "data/harm"), "gold": ("temper.models", "dat
 
 
 def harm() -> Grader:
-    """The shipped harm grader: an encoder that reads the whole response, in windows."""
+    """The shipped harm grader: networks for English and Chinese that read the whole response, in windows."""
     from temper.graders.harm import Harm
+
+    return Harm((_english(), _chinese()))
+
+
+def request_harm() -> Grader:
+    """Whether the prompt alone asks for harm, by the same networks."""
+    from temper.graders.request import RequestHarm
+
+    return RequestHarm((_english(), _chinese()))
+
+
+def _english() -> "Reader":
     from temper.models.encoder import load_encoder
 
-    encoder = load_encoder(_package("temper.graders") / "data" / "harm")
-    return Harm(encoder, encoder.threshold)
+    return load_encoder(_package("temper.graders") / "data" / "harm")
+
+
+def _chinese() -> "Reader":
+    from temper.models.multilingual import load_multilingual
+
+    return load_multilingual(_package("temper.graders") / "data" / "harm-zh")
 
 
 def gold() -> Grader:
@@ -39,17 +59,17 @@ def gold() -> Grader:
 
 
 def refusal() -> Grader:
-    """The calibrated refusal grader."""
+    """The calibrated refusal grader: a linear model of English, the Chinese reader for Chinese."""
     from temper.graders.refusal import Refusal, load
 
-    return Refusal(load())
+    return Refusal(load(), (_chinese(),))
 
 
 def over_refusal() -> Grader:
     """Refusal where an answer was due; abstains on harmful prompts."""
-    from temper.graders.refusal import OverRefusal, Refusal, load
+    from temper.graders.refusal import OverRefusal
 
-    return OverRefusal(Refusal(load()))
+    return OverRefusal(refusal())
 
 
 def process() -> Grader:
@@ -226,6 +246,8 @@ def _fact(value: Any) -> Any:
         return {str(k): _fact(v) for k, v in value.items()}
     if isinstance(value, Named):
         return value.identity
+    if own := _own_weights(value):
+        return [_source(type(value)), own]
     return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else identity(value)
 
 

@@ -16,6 +16,7 @@ from temper.errors import UnknownName, nearest
 BUILTIN: dict[str, dict[str, str]] = {
     "grader": {
         "harm": "temper.catalog:harm",
+        "request-harm": "temper.catalog:request_harm",
         "gold": "temper.catalog:gold",
         "refusal": "temper.catalog:refusal",
         "over-refusal": "temper.catalog:over_refusal",

@@ -50,7 +50,7 @@ RULES: dict[str, Callable[[], Grader]] = {
 }
 SHIPPED = sorted(set(registry.BUILTIN["grader"]) - {"gold"} - set(RULES))
 """Graders of other files: `gold` needs torch; `process` wraps a judge and stands in RULES with a cheap one."""
-NETWORKS = frozenset({"harm"})
+NETWORKS = frozenset({"harm", "request-harm"})
 """A neural network reads a megabyte in minutes: it is given short hostile texts here, and only as the answer."""
 
 
@@ -137,12 +137,7 @@ def proper(score: Score) -> bool:
     return bool(score.why) if score.value is None else 0 <= score.value <= 1
 
 
-KNOWN = pytest.mark.xfail(
-    raises=UnicodeEncodeError, reason="a lone surrogate in the answer ends the refusal grader with an error"
-)
-
-
-@pytest.mark.parametrize("name", [*RULES, *(pytest.param(n, marks=KNOWN if "refusal" in n else ()) for n in SHIPPED)])
+@pytest.mark.parametrize("name", [*RULES, *SHIPPED])
 def test_hostile_text_anywhere_gets_a_score_or_a_reason(name: str) -> None:
     places = ("answer",) if name in NETWORKS else ("prompt", "reasoning", "answer")
     kinds = [(what, where) for what in HOSTILE for where in places][:: 6 if name in NETWORKS else 1]

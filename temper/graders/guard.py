@@ -17,7 +17,7 @@ from temper.graders.guards.llama import LLAMA_GUARD_1, LLAMA_GUARD_2, LLAMA_GUAR
 from temper.graders.guards.qwen import QWEN3GUARD
 from temper.graders.guards.shieldgemma import SHIELDGEMMA
 from temper.graders.guards.wildguard import WILDGUARD
-from temper.graders.harm import SAMPLE, whole
+from temper.graders.harm import whole
 from temper.text.language import target_share
 from temper.types import Better, Completion, Score
 
@@ -32,6 +32,8 @@ RESERVE = 16
 LEAST_ROOM = 64
 PROMPT_SHARE = 4
 """A prompt that is context may take one such part of the room; of a longer one the first and the last half of that are kept."""
+SAMPLE = 4000
+"""Characters at each end of a text that its language is read from."""
 MIN_SHARE = 0.5
 """Share of a text's words in the guard's languages from which it counts as covered."""
 

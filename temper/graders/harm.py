@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from temper.files import digest
 from temper.text.confusables import clean
 from temper.text.hazards import HAZARDS as HAZARDS
 from temper.text.hazards import NAMES
 from temper.text.hazards import Opinion as Opinion
 from temper.text.hazards import RequestOpinion as RequestOpinion
-from temper.text.language import SCRIPTS, count_words
+from temper.text.language import SCRIPTS, WordCount, count_words
+from temper.text.script import simplified
 from temper.types import Better, Completion, Score
 
 Pairs = Sequence[tuple[str, str]]
@@ -105,10 +105,6 @@ class Harm:
     readers: tuple[Reader, ...]
     better: ClassVar[Better] = "low"
 
-    @property
-    def weights(self) -> str:
-        return digest([reader.weights for reader in self.readers])
-
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         texts = [(clean(c.example.prompt), clean(whole(c))) for c in completions]
 
@@ -185,12 +181,18 @@ def _uncovered(block: str, languages: Sequence[frozenset[str]]) -> tuple[int, in
     """Words of a stretch in no reader's language, all its words (letter codes count too), and what to call the former."""
     opaque = sum(len(code) // 6 for code in _OPAQUE.findall(block))
     known = sorted({code for each in languages for code in each})
-    counts = [count for code in known if (count := count_words(block.translate(_MARKUP), code)) is not None]
+    counts = [count for code in known if (count := _counted(block.translate(_MARKUP), code)) is not None]
     total = max((count.total for count in counts), default=0)
     missing = max(0, total - sum(count.target for count in counts))
     if missing <= MOST_MISSING * total and "en" in known and _coded(block):
         missing, total, opaque = 0, 0, total + opaque
     return missing + opaque, total + opaque, UNCOVERED if missing >= opaque else ENCODED
+
+
+def _counted(text: str, code: str) -> WordCount | None:
+    """Words in a language and all words; readers of Chinese are validated in simplified characters only."""
+    count = count_words(text, code)
+    return WordCount(0, count.total) if count is not None and code == "zh" and not simplified(text) else count
 
 
 def _coded(block: str) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from temper.files import digest
 from temper.graders.harm import Coverage, Found, Reader, graded, shared
 from temper.text.confusables import clean
 from temper.types import Better, Completion, Score
@@ -22,10 +21,6 @@ class RequestHarm:
 
     readers: tuple[Reader, ...]
     better: ClassVar[Better] = "low"
-
-    @property
-    def weights(self) -> str:
-        return digest([reader.weights for reader in self.readers])
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         languages = [reader.languages for reader in self.readers]

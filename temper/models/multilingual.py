@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from temper.errors import ModelError
-from temper.models.encoder import clean, windows
+from temper.models.encoder import windows
+from temper.text.confusables import clean
+from temper.text.hazards import Opinion, RequestOpinion
 
 Pair = tuple[str, str]
 Floats = npt.NDArray[np.float32]
@@ -35,17 +37,6 @@ NETWORK, TOKENIZER, SETTINGS = "network.npz", "tokenizer.json", "harm-zh.json"
 
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _SPACED = re.compile(f"(?<=[{_HAN}])\\s+(?=[{_HAN}])")
-
-
-class Opinion(NamedTuple):
-    unsafe: float
-    refusal: float
-    hazards: tuple[float, ...]
-
-
-class RequestOpinion(NamedTuple):
-    harmful: float
-    hazards: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,1 +1,1 @@
-"""Pure functions of strings: split, outcome, language spans and mixing, readability, repetition, markup; no file, no model of ours."""
+"""Pure functions of strings: split, outcome, language spans and mixing, readability, repetition, markup; no file of ours."""

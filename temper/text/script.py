@@ -110,3 +110,15 @@ def _count(run: str, script: str) -> int:
     if script in BY_CHARACTER:
         return len(run) if run.isalpha() else max(1, sum(c.isalpha() for c in run))
     return max(1, round(sum(c.isalpha() for c in run) / LETTERS_PER_WORD)) if script in _UNSPACED else 1
+
+
+MAX_TRADITIONAL = 0.04
+"""Share of Chinese characters outside GB 2312 up to which a text counts as simplified."""
+_HAN = re.compile("[\u3400-\u9fff]+")
+
+
+def simplified(text: str) -> bool:
+    """Whether the Chinese characters of a text are simplified ones: those that GB 2312 has no code for are mostly traditional."""
+    characters = "".join(_HAN.findall(text))
+    coded = characters.encode("gb2312", "ignore").decode("gb2312")
+    return len(characters) - len(coded) <= MAX_TRADITIONAL * len(characters)
