@@ -36,7 +36,9 @@ UNKNOWN, BOS, EOS = "< unknown >", "< begin >", "< end >"
 NETWORK, TOKENIZER, SETTINGS = "network.npz", "tokenizer.json", "harm-zh.json"
 
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_SPACED = re.compile(f"(?<=[{_HAN}])\\s+(?=[{_HAN}])")
+_STOPS = ",.;:!?、。·…()「」『』《》“”‘’"
+_SPACED = re.compile(f"(?<=[{_HAN}])\\s+(?=[{_HAN}{_STOPS}])|(?<=[{_STOPS}])\\s+(?=[{_HAN}])")
+"""Blanks that Chinese does not write: between characters, and beside stops, in both of which they could hide a word."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
