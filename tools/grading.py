@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from temper.graders.card import auc, ece
+
 ROOT = Path(__file__).resolve().parent.parent
 
 Row = dict[str, Any]
@@ -286,16 +288,6 @@ def balanced(items: Sequence[Item], *, ratio: float = 0.8) -> list[Item]:
     return [replace(i, weight=i.weight * ratio * safe / unsafe) if i.label == 1.0 else i for i in items]
 
 
-def auc(score: Floats, label: Floats) -> float:
-    """Area under the ROC curve, ties counted half; NaN when one class is missing."""
-    positive, negative = int(label.sum()), int((1 - label).sum())
-    if not positive or not negative:
-        return math.nan
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[label == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
 def sigmoid(x: Floats) -> Floats:
     return 1 / (1 + np.exp(-np.clip(x, -40, 40)))
 
@@ -336,12 +328,6 @@ def specific_threshold(p: Floats, label: Floats, weight: Floats, least: float = 
     return max(
         specific, key=lambda t: float((harm * (p >= t)).sum() / harm.sum() + (safe * (p < t)).sum() / safe.sum()), default=0.95
     )
-
-
-def ece(p: Floats, label: Floats, bins: int = 10) -> float:
-    """Expected calibration error over bins of equal mass."""
-    parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
-    return float(sum(len(i) / len(p) * abs(p[i].mean() - label[i].mean()) for i in parts if len(i)))
 
 
 def interval(
