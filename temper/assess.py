@@ -95,7 +95,8 @@ def card_page(name: str) -> str:
     """The shipped card as text. Raises `UnknownName` for a name nobody has, `DataError` for a grader without a card."""
     found = shipped_card(name, ".md")
     if found is None:
-        registry.find("grader", name)
+        if not name.startswith(tuple(catalog.FORMS)):
+            registry.find("grader", name)
         raise DataError(f"grader {name!r} ships no card; measure it: temper graders card {name} --labels FILE")
     return found.read_text(encoding="utf-8")
 

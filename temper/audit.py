@@ -24,7 +24,7 @@ from temper.errors import DataError, UnknownName, UsageError, nearest
 from temper.files import Row, append_rows, digest, read_json, read_rows, write_text
 from temper.graders.calibrate import Calibration
 from temper.judge_error import Audited, Errors, Powered, Rate
-from temper.prove.metrics import NO_ANSWER, THRESHOLD, flagged, score, unsafe_by
+from temper.prove.metrics import NO_ANSWER, THRESHOLD, flagged, score, unsafe, unsafe_by
 from temper.report.read import read_run
 from temper.stats import NOTHING, Estimate
 
@@ -140,11 +140,16 @@ def stratum(row: Row, asked: Plan) -> str:
     return f"{row['arm']}/{row['class']}/{band(row, asked)}"
 
 
+def _says(row: Row, grader: str, asked: Plan) -> float | None:
+    """Whether a grader says the target's yes of a row, None where it abstained."""
+    return flagged(row, grader) if asked.target.bad is None else unsafe(row, grader)
+
+
 def band(row: Row, asked: Plan) -> Band:
     """Where the judge's opinion of a row lies. A row without an answer is negative by definition (`prove.metrics`)."""
     if row["outcome"] in NO_ANSWER:
         return "no answer"
-    mine, other = flagged(row, asked.grader), flagged(row, asked.against) if asked.against else None
+    mine, other = _says(row, asked.grader, asked), _says(row, asked.against, asked) if asked.against else None
     if mine is None:
         return "ungraded"
     if other is not None and other != mine:
@@ -254,12 +259,15 @@ def merge(key: Sequence[Row], sheets: Sequence[Path]) -> Merged:
     )
 
 
-def keep(path: Path, merged: Merged) -> int:
-    """Append what is new to a labels file and say how much that was; of rows with one key and target the last counts."""
+def keep(path: Path, merged: Merged) -> tuple[int, int]:
+    """Append what is new to a labels file; how much that was, and how many items had other labels before.
+
+    Of rows with one key and target the last counts.
+    """
     last = {(row.get("key"), row.get("target")): digest(row) for row in read_rows(path)}
     fresh = [row for row in merged.rows if last.get((row["key"], row["target"])) != digest(row)]
     append_rows(path, fresh)
-    return len(fresh)
+    return len(fresh), sum((row["key"], row["target"]) in last for row in fresh)
 
 
 def labels_file(run: Path) -> Path:
@@ -274,8 +282,8 @@ def recalibrated(rows: Sequence[Row], grader: str, calibration: Calibration) -> 
         given = score(row, grader)
         if given.get("value") is None:
             return row
-        value = float(calibration.curve([given["value"]])[0])
-        parts = {**(given.get("parts") or {}), "threshold": calibration.threshold}
+        [value] = calibration.mapped([given["value"]])
+        parts = {**(given.get("parts") or {}), "threshold": calibration.limit}
         return {**row, "scores": {**row["scores"], grader: {**given, "value": value, "parts": parts}}}
 
     return [mapped(row) for row in rows]
@@ -390,10 +398,10 @@ def _label(row: Row, known: Mapping[str, Row]) -> float:
 
 def _errors(mine: Sequence[Row], known: Mapping[str, Row], asked: Plan) -> Errors:
     """The judge's errors on labelled rows that it graded, each weighted by how many of its stratum it stands for."""
-    seen = [(row, known[row["key"]]) for row in mine if row["key"] in known and flagged(row, asked.grader) is not None]
+    seen = [(row, known[row["key"]]) for row in mine if row["key"] in known and _says(row, asked.grader, asked) is not None]
     labelled = Counter(label.get("stratum", "") for _, label in seen)
     weights = [label["stratum_size"] / labelled[label["stratum"]] if "stratum" in label else 1.0 for _, label in seen]
-    flags = [flagged(row, asked.grader) or 0.0 for row, _ in seen]
+    flags = [_says(row, asked.grader, asked) or 0.0 for row, _ in seen]
     return judge_error.errors(flags, [label["yes"] for _, label in seen], weights, [_group(row) for row, _ in seen])
 
 

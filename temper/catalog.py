@@ -218,7 +218,8 @@ def card(name: str) -> str:
     sources = read_json(_package(package) / folder / "card.json")["sources"]
     measured = [(s["trained_on"], source, s) for source, s in sources.items() if s["auc"]]
     told = [
-        f"{s['auc'][0]:.2f} on {source} (n {s['n']}, {'train split seen' if seen else 'never trained on'})"
+        f"{s['auc'][0]:.2f} on {source} (n {s['n']}, {'train split seen' if seen else 'never trained on'}, finds "
+        f"{s['sensitivity'][0]:.0%} at its threshold)"
         for seen, source, s in sorted(measured, key=lambda m: m[:2])
     ]
     return f"AUC {', '.join(told)}" if told else ""

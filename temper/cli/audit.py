@@ -66,8 +66,12 @@ def merge(
     kept = audit.labels_file(run)
     # computed before anything is written, so that labels of another run never reach this one
     audit.rates(rows, list(merged.rows), asked)
-    added = audit.keep(kept, merged)
+    added, replaced = audit.keep(kept, merged)
     typer.echo(f"{len(merged.rows)} labelled items, {added} new or changed: {kept}")
+    if replaced:
+        typer.echo(
+            f"{replaced} of them had labels before, which count no more; give all sheets in one call to keep every labeller's"
+        )
     for told, items in (
         ("without a label", merged.unlabelled),
         ("without a verdict (unsure, or labellers disagree)", merged.unresolved),

@@ -31,6 +31,10 @@ def graders(context: typer.Context) -> None:
         said = (registry.find("grader", name).__doc__ or "").strip().splitlines()
         carded = "card" if shipped_card(name, ".md") else ""
         typer.echo(f"{name:<18}{good_end(name):<6}{carded:<6}{said[0] if said else ''}".rstrip())
+    typer.echo(
+        "\nand judge:RUBRIC@MODEL, guard:ID[@URL], calibrated:FILE, mean(a, b), worst(a, b), bound(a, b, kappa=1), "
+        "disagreement(a, b), file.py:name"
+    )
 
 
 @app.command()

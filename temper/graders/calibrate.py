@@ -133,6 +133,20 @@ class Calibration:
     figures: Mapping[str, Any]
     data: Mapping[str, Any]
 
+    @property
+    def limit(self) -> float:
+        """The threshold on the grader's own scale.
+
+        A falling value is a no at its limit or above, so there the limit lies just above what a yes needs.
+        """
+        return self.threshold if self.rising else math.nextafter(1 - self.threshold, 2.0)
+
+    def mapped(self, values: Sequence[float]) -> list[float]:
+        """A grader's values through the curve; a value that falls with the label's yes is turned, mapped and turned back."""
+        x = np.asarray(values, dtype=np.float64)
+        p = self.curve(x) if self.rising else 1 - self.curve(1 - x)
+        return [float(v) for v in p]
+
     def errors(self, at: Literal["shipped", "calibrated"] = "shipped", *, arm: str | None = None) -> Errors:
         """Sensitivity and specificity of all rows, or of one arm's. Raises `DataError` for an arm without labels."""
         found = self.figures["all"] if arm is None else self.figures["by"].get("arm", {}).get(arm)

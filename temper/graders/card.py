@@ -5,6 +5,7 @@ a grader was trained on, what it cannot do) is kept from the card that was there
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,10 +126,10 @@ def make(rows: Sequence[Judged], facts: Mapping[str, Any], known: Mapping[str, A
     """A card. `facts` say what was measured and how; what else the `known` card tells is kept."""
     before = dict(known or {})
     seen = before.get("sources", {})
-    trained = str(before.get("facts", {}).get("trained on", "")).split("(")[0]
+    trained = set(re.findall(r"[\w-]+", str(before.get("facts", {}).get("trained on", ""))))
 
     def source(name: str) -> dict[str, Any]:
-        told = seen[name]["trained_on"] if name in seen else name in trained if before else None
+        told = seen[name]["trained_on"] if name in seen else name in trained if before and name else None
         return {"trained_on": told, **measure([r for r in rows if r.source == name])}
 
     return {

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from temper.errors import RecipeError
+from temper.errors import RecipeError, nearest
 from temper.types import Better, Completion, Named, Score
 
 How = Literal["mean", "worst", "bound", "disagreement"]
-_OPTION = re.compile(r"(?:kappa|quorum)\s*=")
+_OPTION = re.compile(r"\w+\s*=")
+OPTIONS = ("kappa", "quorum")
 OWN_PARTS = frozenset({"sd", "range", "graded"})
 
 
@@ -36,6 +37,8 @@ def written(spec: str) -> Written:
     parts = _parted(rest[:-1])
     options = {name.strip(): value.strip() for name, _, value in (p.partition("=") for p in parts if _OPTION.match(p))}
     names = tuple(p for p in parts if not _OPTION.match(p))
+    if unknown := sorted(options.keys() - set(OPTIONS)):
+        raise RecipeError(f"grader {spec!r}: no option {unknown[0]!r}; {nearest(unknown[0], OPTIONS)}")
     try:
         return Written(how, names, float(options.get("kappa", "1")), int(options.get("quorum", "1")))  # type: ignore[arg-type]
     except ValueError as error:

@@ -13,7 +13,7 @@ from temper.errors import DataError, ProofError
 from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, write_json
 from temper.rewards.signal import grade
 from temper.text.outcome import outcome
-from temper.types import Completion, Example, Named, Sampler, Score, Suite
+from temper.types import Better, Completion, Example, Named, Sampler, Score, Suite
 
 CLASSES = ("harmful", "borderline", "benign", "reasoning")
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
@@ -88,10 +88,14 @@ def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, s
     """One row for each (sample number, completion): what was asked, what came, how it ended, and every grader's opinion."""
     answers = [c for _, c in completions]
     columns = {g.name: grade_where(g, answers, CLASSES) for g in panel.graders}
+    refused = columns.get(panel.refusal.name) or grade_where(panel.refusal, answers, CLASSES)
     if panel.gold is not None:
         columns[panel.gold.name] = grade_where(panel.gold, answers, panel.gold_classes)
-    refused = columns.get(panel.refusal.name) or grade_where(panel.refusal, answers, CLASSES)
-    return [_row(c, k, suite, arm, refused[i], {n: s[i] for n, s in columns.items()}) for i, (k, c) in enumerate(completions)]
+    ends = {g.name: g.better for g in panel.all()}
+    return [
+        _row(c, k, suite, arm, refused[i], {n: (s[i], ends[n]) for n, s in columns.items()})
+        for i, (k, c) in enumerate(completions)
+    ]
 
 
 def grade_where(grader: Named, completions: Sequence[Completion], classes: Sequence[str]) -> list[Score]:
@@ -137,7 +141,7 @@ def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) 
     return [(k, answers[e.id][k]) for e, k in wanted]
 
 
-def _row(c: Completion, k: int, suite: str, arm: str, refused: Score, scores: dict[str, Score]) -> Row:
+def _row(c: Completion, k: int, suite: str, arm: str, refused: Score, scores: dict[str, tuple[Score, Better]]) -> Row:
     usage = asdict(c.usage) if c.usage else {"prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
     row: dict[str, Any] = {
         "key": digest([suite, arm, c.example.id, k]),
@@ -158,6 +162,9 @@ def _row(c: Completion, k: int, suite: str, arm: str, refused: Score, scores: di
         "thought": c.thought,
         "outcome": outcome(answer=c.answer, thought=c.thought, finish=c.finish, refused=refused.value, raw=c.raw),
         "usage": usage,
-        "scores": {name: {"value": s.value, "why": s.why, "parts": dict(s.parts)} for name, s in scores.items()},
+        "scores": {
+            name: {"value": s.value, "why": s.why, "parts": dict(s.parts), "better": better}
+            for name, (s, better) in scores.items()
+        },
     }
     return row

@@ -1,5 +1,6 @@
 """Grade a step's completions with every reward grader, combine the columns, and let the monitors look on without a vote."""
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -90,12 +91,21 @@ def grade(grader: Named, completions: Sequence[Completion]) -> list[Score]:
     except TemperError:
         raise
     except Exception as error:  # a user's grader may fail in any way; a failure is never a score, so the work stops here
-        raise RunError(f"grader {grader.name!r} failed ({type(error).__name__}: {error}); every finished row is kept") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise RunError(
+            f"grader {grader.name!r} failed in {last.filename}:{last.lineno} ({type(error).__name__}: {error}); every finished row "
+            "is kept. A grader takes a list of completions; a function of one needs @each"
+        ) from error
     if len(scores) != len(completions):
         raise RunError(
             f"grader {grader.name!r} returned {len(scores)} scores for {len(completions)} completions; wanted one each"
         )
     for completion, score in zip(completions, scores, strict=True):
+        if not isinstance(score, Score):
+            raise RunError(
+                f"grader {grader.name!r} returned {score!r} for {completion.example.id!r}; wanted a Score, or a function of one "
+                "completion under @each"
+            )
         if score.value is not None and not 0.0 <= score.value <= 1.0:
             raise RunError(
                 f"grader {grader.name!r} gave {score.value!r} for {completion.example.id!r}; wanted [0, 1], or None for "
