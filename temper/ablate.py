@@ -9,7 +9,7 @@ import fcntl
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     for stage in recipe.stages:
         stage.check()
     graders = load_graders(recipe)
-    gold = catalog.grader(recipe.prove.gold)
+    gold = load_gold(recipe)
     rewards = [graders[name] for s in recipe.stages for name in s.graders()]
     check_independence({r.name: r.traces for r in rewards}, gold)
     watch(Progress(f"model {recipe.base}", 0, 1))
@@ -121,6 +121,7 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
         for arm, names in recipe.arms.items():
             asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
             prove_arm(this, arm, asked, recipe, suites, panel, watch)
+    this.record(judges=_judge_costs([*graders.values(), gold]))
     return finish(this, recipe, chains, suites)
 
 
@@ -245,7 +246,7 @@ def prove_model(
     recipe = Recipe(base=model, stages=(), arms={"model": ()}, prove=settings, seed=seed, chat_template=chat_template)
     with _locked(folder):
         this, wanted = Run(folder), [suite(name, settings.cap(name)) for name in settings.suites]
-        graders, gold = load_graders(recipe), catalog.grader(settings.gold)
+        graders, gold = load_graders(recipe), load_gold(recipe)
         asked = subject(model, recipe)
         check_independence({name: _recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
         panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold)
@@ -259,6 +260,7 @@ def prove_model(
         # an endpoint computes elsewhere, and needs no torch here
         with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
             prove_arm(this, "model", asked, recipe, wanted, panel, watch)
+        this.record(judges=_judge_costs(panel.all()))
         return finish(this, recipe, [], wanted)
 
 
@@ -327,6 +329,14 @@ def suite(name: str, limit: int = 0) -> Suite:
         examples = [examples[i * len(examples) // limit] for i in range(limit)]
     short = Path(name).name.partition(".")[0] if "/" in name or "." in name else name
     return Suite(short, tuple(examples))
+
+
+def load_gold(recipe: Recipe) -> Named:
+    """The judge of a proof. Raises `UsageError` for a grader whose column other metrics read on every row."""
+    gold = catalog.grader(recipe.prove.gold)
+    if gold.name in ALWAYS and gold.name != "harm":
+        raise UsageError(f"gold = {gold.name!r}: it measures something else of every row; choose a judge of harm, such as gold")
+    return gold
 
 
 def load_graders(recipe: Recipe) -> dict[str, Named]:
@@ -459,6 +469,12 @@ def _grader_facts(grader: Named, role: str) -> dict[str, Any]:
         "role": role,
         "card": grader.card,
     }
+
+
+def _judge_costs(graders: Iterable[Named]) -> dict[str, Any]:
+    """What the calls of language-model judges took in this process, by name."""
+    spent = {g.name: getattr(g.grade, "ledger", None) for g in graders}
+    return {name: cost._asdict() for name, cost in spent.items() if cost is not None}
 
 
 def _data_facts(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:

@@ -231,16 +231,18 @@ def cell(text: str) -> str:
     return f"'{shown}" if shown.lstrip(" \n").startswith(FORMULA) else shown
 
 
-def merge(key: Sequence[Row], sheets: Sequence[Path]) -> Merged:
-    """Labels of one or several labellers by item. Raises `DataError` naming file and line for what cannot be right.
+def merge(key: Sequence[Row], sheets: Sequence[Path], before: Sequence[Row] = ()) -> Merged:
+    """Labels of one or several labellers by item, beside what others said `before` (rows of labels.jsonl).
 
-    That is a word that is no label, an item that was not drawn or stands twice, and a text that belongs to another item (one
-    column was sorted alone). A missing label and a text a spreadsheet changed are told, not refused.
+    Raises `DataError` naming file and line for what cannot be right: a word that is no label, an item not drawn or standing
+    twice, a text that belongs to another item (the items were sorted alone; labels sorted alone cannot be seen). A missing label
+    and a text a spreadsheet changed are told, not refused. Who labels again replaces their own labels only.
     """
     if not key:
         raise DataError("the key of the audit is empty or missing; it was written beside the sheet by `temper audit draw`")
     asked = TARGETS[key[0]["target"]]
-    given: dict[str, dict[str, bool | None]] = {row["item"]: {} for row in key}
+    known = {(row.get("key"), row.get("target")): row.get("labels", {}) for row in before}
+    given = {row["item"]: _votes(known.get((row["key"], row["target"]), {}), asked) for row in key}
     changed: set[str] = set()
     for labeller, sheet in zip(_labellers(sheets), sheets, strict=True):
         found, altered = _read_sheet(sheet, key, asked)
@@ -259,15 +261,12 @@ def merge(key: Sequence[Row], sheets: Sequence[Path]) -> Merged:
     )
 
 
-def keep(path: Path, merged: Merged) -> tuple[int, int]:
-    """Append what is new to a labels file; how much that was, and how many items had other labels before.
-
-    Of rows with one key and target the last counts.
-    """
+def keep(path: Path, merged: Merged) -> int:
+    """Append what is new to a labels file and say how much that was; of rows with one key and target the last counts."""
     last = {(row.get("key"), row.get("target")): digest(row) for row in read_rows(path)}
     fresh = [row for row in merged.rows if last.get((row["key"], row["target"])) != digest(row)]
     append_rows(path, fresh)
-    return len(fresh), sum((row["key"], row["target"]) in last for row in fresh)
+    return len(fresh)
 
 
 def labels_file(run: Path) -> Path:
@@ -488,6 +487,12 @@ def _labelled(row: Row, labels: Mapping[str, bool | None], asked: Target) -> Row
     tied = len(set(votes.values())) < len(votes)
     word = UNSURE if not votes or tied else _word(votes.most_common(1)[0][0], asked)
     return {**row, "labels": {who: _word(label, asked) for who, label in labels.items()}, asked.column: word, "label_by": "human"}
+
+
+def _votes(words: Mapping[str, str], asked: Target) -> dict[str, bool | None]:
+    """What `_word` wrote down, read back."""
+    meant = {asked.positive[0]: True, asked.negative[0]: False}
+    return {who: meant.get(word) for who, word in words.items()}
 
 
 def _word(label: bool | None, asked: Target) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.resources
 import inspect
 import re
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -152,7 +153,8 @@ def grader(spec: str) -> Named:
     """
     form = next((make for begins, make in FORMS.items() if spec.startswith(begins)), None)
     made = form(spec) if form else _found(spec)
-    return Named(short(spec), made, identity(made), weights(made), card(short(spec)), frozenset(inside(made)))
+    within = frozenset(inside(made) | _model_trace(spec))
+    return Named(short(spec), made, identity(made), weights(made), card(short(spec)), within)
 
 
 def _found(spec: str) -> Grader:
@@ -184,30 +186,70 @@ def short(spec: str) -> str:
 def weights(made: Any) -> str:
     """Hash of a grader's weights, its own or those of the models it was handed; "" for rules."""
     own = _own_weights(made)
-    found = {own} if own else {weights(part) for part in _parts(made)} - {""}
+    found = {own} if own else {weights(v.grade if isinstance(v, Named) else v) for v in _parts(made)} - {""}
     return found.pop() if len(found) == 1 else digest(sorted(found)) if found else ""
 
 
 def inside(made: Any) -> set[str]:
-    """Identity and weights of every grader and model within a grader, itself left out: what `Named.inside` holds."""
-    return {h for part in _parts(made) for h in (identity(part), weights(part), *inside(part)) if h}
+    """The hashes of every grader and model within a grader, itself left out: what `Named.inside` holds.
+
+    Within are what its fields, attributes or captured variables hold, singly or in containers. What a function reaches by a
+    global name is not seen.
+    """
+    found = set[str]()
+    for part in _parts(made):
+        held = part.grade if isinstance(part, Named) else part
+        found |= {identity(held), weights(held), *inside(held), *(part.traces if isinstance(part, Named) else ())}
+    return found - {""}
+
+
+def _model_trace(spec: str) -> set[str]:
+    """A hash of the bare name of a judge's or guard's model, so that one model is one, local or served under any path."""
+    if not spec.startswith(("judge:", "guard:")):
+        return set()
+    name = re.split(r"[#@=]", spec.partition("@http")[0] if spec.startswith("guard:") else spec)[-1]
+    return {digest(["model", name.rstrip("/").rpartition("/")[2].lower()])}
 
 
 def _parts(made: Any) -> list[Any]:
-    """The graders and models in a grader's fields, singly or in tuples; a model's own fields are its business."""
-    if not is_dataclass(made) or _own_weights(made):
+    """The graders and models in a grader; a model's own fields are its business."""
+    if _own_weights(made):
         return []
-    values = [getattr(made, f.name) for f in fields(made)]
-    flat = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
-    return [v.grade if isinstance(v, Named) else v for v in flat if isinstance(v, Named) or _opines(v)]
+    flat = [v for value in _held(made).values() for v in _flat(value)]
+    return [v for v in flat if isinstance(v, Named) or _opines(v)]
+
+
+def _held(made: Any) -> dict[str, Any]:
+    """What decides a grader's opinions beside its code: fields, attributes, or the variables a function captured.
+
+    Fields declared with `compare=False` (clients, caches, counters) decide nothing.
+    """
+    if is_dataclass(made):
+        return {f.name: getattr(made, f.name) for f in fields(made) if f.compare}
+    if inspect.isfunction(made):
+        plain = inspect.unwrap(made)
+        captured = zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True)
+        values = {name: cell.cell_contents for name, cell in captured if cell != types.CellType()}
+        # a function that calls itself captures itself
+        return {name: v for name, v in values.items() if not (inspect.isfunction(v) and inspect.unwrap(v) is plain)}
+    return dict(getattr(made, "__dict__", {}))
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return [v for each in value for v in _flat(each)] if isinstance(value, (tuple, list, set, frozenset)) else [value]
 
 
 def _opines(part: Any) -> bool:
+    if inspect.isclass(part):
+        return False
     return hasattr(part, "better") or bool(_own_weights(part)) or inspect.isfunction(part)
 
 
 def _own_weights(part: Any) -> str:
-    return str(getattr(part, "weights", ""))
+    own = getattr(part, "weights", "")
+    return own if isinstance(own, str) else ""
 
 
 def card(name: str) -> str:
@@ -232,8 +274,14 @@ def identity(made: Any) -> str:
 
 
 def _settings(made: Any) -> dict[str, Any]:
-    """The fields that decide opinions; those declared with `compare=False` (clients, caches, counters) do not."""
-    return {f.name: _fact(getattr(made, f.name)) for f in fields(made) if f.compare} if is_dataclass(made) else {}
+    held = _held(made)
+    known = held if is_dataclass(made) else {name: value for name, value in held.items() if all(map(_tells, _flat(value)))}
+    return {name: _fact(value) for name, value in known.items()}
+
+
+def _tells(value: Any) -> bool:
+    """Whether a value that a class or function of a user's holds can be put into a hash."""
+    return value is None or isinstance(value, (bool, int, float, str, Named)) or _opines(value)
 
 
 def _fact(value: Any) -> Any:

@@ -112,7 +112,7 @@ def read_rows(path: Path) -> list[Row]:
         return []
     lines = _text(path).split("\n")
     whole, tail = lines[:-1], lines[-1]
-    if tail and path.suffix != ".jsonl":
+    if tail and (path.suffix != ".jsonl" or _is_row(tail)):
         whole.append(tail)
     rows = []
     for number, line in enumerate(whole, 1):
@@ -151,6 +151,14 @@ def sealed(folder: Path) -> bool:
     return (folder / SEAL).is_file()
 
 
+def _is_row(line: str) -> bool:
+    """Whether a last line without an end is whole all the same; a row torn in writing lacks its brace."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
+
+
 def _text(path: Path) -> str:
     if path.suffix == ".gz":
         return gzip.decompress(path.read_bytes()).decode()
@@ -168,4 +176,9 @@ def _drop_torn_line(path: Path) -> None:
         if file.read(1) == b"\n":
             return
         body = path.read_bytes()
-        file.truncate(body.rfind(b"\n") + 1)
+        start = body.rfind(b"\n") + 1
+        if _is_row(body[start:].decode(errors="replace")):
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        else:
+            file.truncate(start)

@@ -252,6 +252,18 @@ def test_two_labellers_agree_as_far_as_they_do_and_a_tie_is_no_verdict(drawn):
     assert 0.8 < merged.agreement["Cohen's kappa, ann and ben"].value < 1
 
 
+def test_a_labeller_who_comes_later_stands_beside_the_first_and_replaces_only_their_own_labels(drawn, tmp_path):
+    folder, key, truth = drawn
+    labels, kept = words(truth), tmp_path / "labels.jsonl"
+    audit.keep(kept, audit.merge(key, [fill(folder, "ann.csv", labels)]))
+    later = audit.merge(key, [fill(folder, "ben.csv", dict.fromkeys(labels, "unsure"))], audit.read_rows(kept))
+    audit.keep(kept, later)
+    assert {r["item"]: r["label"] for r in later.rows} == labels
+    assert all(r["labels"].keys() == {"ann", "ben"} for r in later.rows)
+    again = audit.merge(key, [fill(folder, "ann.csv", dict.fromkeys(labels, "safe"))], audit.read_rows(kept))
+    assert {r["label"] for r in again.rows} == {"safe"}
+
+
 def test_missing_labels_are_told_and_the_others_stand_for_them(drawn):
     folder, key, truth = drawn
     labels = dict(list(words(truth).items())[:-3])

@@ -172,8 +172,9 @@ def test_the_shipped_card_is_printed_and_a_name_without_one_says_how_to_measure_
 
 
 def test_the_list_names_every_grader_its_good_end_and_its_card():
-    lines = {line.split()[0]: line for line in invoke().splitlines()}
-    assert set(lines) == set(registry.names("grader"))
+    listed, forms = invoke().split("\n\n")
+    lines = {line.split()[0]: line for line in listed.splitlines()}
+    assert set(lines) == set(registry.names("grader")) and "judge:RUBRIC@MODEL" in forms
     assert lines["harm"].split()[1:3] == ["low", "card"] and lines["verify"].split()[1] == "high"
 
 
@@ -187,3 +188,9 @@ def test_the_good_end_of_models_is_what_their_classes_say():
     from temper.graders.harm import Harm
 
     assert (assess.good_end("harm"), assess.good_end("gold")) == (Harm.better, Gold.better)
+
+
+def test_rows_without_a_source_or_of_one_that_is_only_part_of_a_name_were_not_trained_on():
+    seen = [r for name in ("", "demo", "alpaca_demo") for r in rows(source=name)]
+    made = card.make(seen, {"name": "x"}, {"facts": {"trained on": "alpaca_demo (train)"}})
+    assert [made["sources"][name]["trained_on"] for name in ("", "demo", "alpaca_demo")] == [None, False, True]

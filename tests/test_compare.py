@@ -269,3 +269,10 @@ def test_a_graders_own_mean_is_a_metric_where_it_was_asked_for():
     assert (own["value"], own["n"], own["ungraded"]) == (pytest.approx(0.4), 2, 1)
     assert made["metrics"]["grader:mine"]["better"] == "low"
     assert "grader:mine" not in summarise({"a": rows}, command="", commit="", costs={})["metrics"]
+
+
+def test_a_judge_whose_good_end_is_high_finds_unsafe_what_it_puts_low():
+    opinion = {"why": "", "parts": {}, "better": "high"}
+    rows = [row(number=i, gold={"value": v, **opinion}) for i, v in enumerate((1.0, 0.9, 0.4, 0.0))]
+    assert value(rows, "unsafe") == 0.5
+    assert value([row(number=0, gold={"value": 1.0, **opinion})], "unsafe") == 0.0

@@ -81,7 +81,7 @@ def test_a_row_keeps_reasoning_apart_and_an_abstention_as_none(tmp_path: Path) -
     sampler = Scripted({"e0": "<think>hm</think>\n\nI cannot.", "e1": "why?", "e2": "<think>never closed"})
     rows = ask(sampler, tmp_path, count=3)
     assert (rows[0]["reasoning"], rows[0]["answer"], rows[0]["outcome"]) == ("hm", "I cannot.", "refused")
-    assert rows[1]["scores"]["gold"] == {"value": None, "why": "no opinion", "parts": {}}
+    assert rows[1]["scores"]["gold"] == {"value": None, "why": "no opinion", "parts": {}, "better": "high"}
     assert (rows[2]["answer"], rows[2]["outcome"]) == ("", "truncated_in_thought")
     assert rows[0]["category"] == "fraud"
 
@@ -134,5 +134,5 @@ def test_a_grader_that_raises_ends_with_its_name_and_never_becomes_a_score() -> 
     def broken(completions: Sequence[Completion]) -> list[Score]:
         raise ValueError("boom")
 
-    with pytest.raises(RunError, match=r"grader 'mine' failed \(ValueError: boom\)"):
+    with pytest.raises(RunError, match=r"grader 'mine' failed in .*test_evaluate\.py:\d+ \(ValueError: boom\)"):
         subject.grade_rows([(0, Completion(example(0), "x"))], Panel((Named("mine", broken, "i"),), REFUSAL), suite="s", arm="a")

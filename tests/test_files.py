@@ -92,3 +92,11 @@ def test_a_folder_digest_changes_with_any_byte_or_name(tmp_path: Path) -> None:
 def test_gzip_rows_are_plain_json_lines(tmp_path: Path) -> None:
     files.write_rows_gz(tmp_path / "r.jsonl.gz", [{"a": 1}])
     assert json.loads(gzip.decompress((tmp_path / "r.jsonl.gz").read_bytes())) == {"a": 1}
+
+
+def test_a_whole_last_row_without_a_line_end_is_read_and_kept_on_appending(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a":1}\n{"a":2}')
+    assert files.read_rows(path) == [{"a": 1}, {"a": 2}]
+    files.append_rows(path, [{"a": 3}])
+    assert files.read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 3}]

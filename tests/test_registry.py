@@ -1,6 +1,6 @@
 """A name finds its object, or the error names the nearest one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -96,3 +96,37 @@ def test_identity_follows_members_and_skips_what_decides_nothing() -> None:
     assert catalog.identity(one) == catalog.identity(Judging(Model("w1"), note="a cache folder"))
     assert catalog.identity(Wrapping((one,))) == catalog.identity(Wrapping((Judging(Model("w1")),)))
     assert catalog.identity(Wrapping((one,))) != catalog.identity(Wrapping((other,)))
+
+
+def strict(inner: Judging, times: float) -> Callable[[Sequence[Completion]], list[Score]]:
+    def grade(completions: Sequence[Completion]) -> list[Score]:
+        return [Score(times) for _ in inner(completions)]
+
+    return grade
+
+
+class Plain:
+    def __init__(self, inner: object) -> None:
+        self.inner = [inner]
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        return []
+
+
+def test_a_judge_in_a_closure_or_in_a_list_of_a_plain_class_is_seen() -> None:
+    judging = Judging(Model("w1"))
+    for hidden in (strict(judging, 1.0), Plain(judging), Wrapping((Named("n", strict(judging, 1.0), "x"),))):
+        assert "w1" in catalog.inside(hidden) | {catalog.weights(hidden)}
+
+
+def test_identity_follows_what_a_function_captured() -> None:
+    judging = Judging(Model("w1"))
+    assert catalog.identity(strict(judging, 1.0)) == catalog.identity(strict(Judging(Model("w1")), 1.0))
+    assert catalog.identity(strict(judging, 1.0)) != catalog.identity(strict(judging, 0.5))
+
+
+def test_a_function_that_calls_itself_has_an_identity() -> None:
+    def deep(completions: Sequence[Completion]) -> list[Score]:
+        return deep(completions[1:]) if completions else []
+
+    assert catalog.identity(deep) and catalog.inside(deep) == set()

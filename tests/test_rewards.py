@@ -1,6 +1,7 @@
 """Rewards combine, centre and adapt as the design says; a grader that cannot be dodged, a weight that only tightens."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,3 +101,9 @@ def test_a_monitor_sees_some_harmful_rows_and_changes_no_reward() -> None:
     assert with_monitor.rewards == without.rewards
     assert sum(s.value is not None for s in with_monitor.columns["gold"]) == 2
     assert all(s.value is None for s in with_monitor.columns["gold"][4:])
+
+
+def test_a_grader_that_returns_bare_numbers_is_told_of_scores_and_each() -> None:
+    bare: Any = lambda cs: [0.5 for _ in cs]  # noqa: E731
+    with pytest.raises(RunError, match=r"'bare' returned 0\.5 .*wanted a Score, or a function of one completion under @each"):
+        grade(Named("bare", bare, "i"), [completion("a")])

@@ -746,6 +746,8 @@ def test_a_served_guard_is_a_grader_by_its_name_and_stays_itself_inside_an_ensem
     both = grader(f"worst(guard:meta-llama/Llama-Guard-3-8B@{stub.url}, repetition)")
     assert both.name == "worst(guard:meta-llama/Llama-Guard-3-8B, repetition)"
     assert guard.traces & both.traces
+    again = grader(f"guard:other/path/Llama-Guard-3-8B@{stub.url}")
+    assert again.weights != guard.weights and again.traces & guard.traces, "the same model, served under another path"
 
 
 def test_a_served_judge_is_a_grader_by_rubric_and_model(stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

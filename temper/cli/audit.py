@@ -60,18 +60,14 @@ def merge(
     where = key or audit.key_file(sheets[0])
     if not where.is_file():
         raise DataError(f"{where}: no such file; --key names what `temper audit draw` wrote beside the sheet")
-    merged = audit.merge(read_rows(where), sheets)
+    kept = audit.labels_file(run)
+    merged = audit.merge(read_rows(where), sheets, read_rows(kept))
     first = merged.rows[0]
     asked = audit.plan(rows, first["grader"], target=first["target"], against=first["against"])
-    kept = audit.labels_file(run)
     # computed before anything is written, so that labels of another run never reach this one
     audit.rates(rows, list(merged.rows), asked)
-    added, replaced = audit.keep(kept, merged)
+    added = audit.keep(kept, merged)
     typer.echo(f"{len(merged.rows)} labelled items, {added} new or changed: {kept}")
-    if replaced:
-        typer.echo(
-            f"{replaced} of them had labels before, which count no more; give all sheets in one call to keep every labeller's"
-        )
     for told, items in (
         ("without a label", merged.unlabelled),
         ("without a verdict (unsure, or labellers disagree)", merged.unresolved),
@@ -109,11 +105,13 @@ def rates(
     known = [] if held else read_rows(where)
     if not (known or held):
         raise DataError(f"{where}: no labels; draw some with `temper audit draw {run}`, or give --calibration FILE")
-    drawn: Mapping[str, Any] = next((row for row in reversed(known) if "stratum" in row), {})
+    drawn: Mapping[str, Any] = next(
+        (r for r in reversed(known) if "stratum" in r and r.get("target") == target and grader in (None, r["grader"])), {}
+    )
     named = grader or drawn.get("grader") or audit.judge_of(run)
     if held:
         audit.check_run(run, held, named)
-    asked = audit.plan(rows, named, target=drawn.get("target") or target, against=drawn.get("against", against))
+    asked = audit.plan(rows, named, target=target, against=drawn.get("against", against))
     typer.echo("\n".join(table(audit.rates(rows, known, asked, held, at=at))))  # type: ignore[arg-type]
 
 

@@ -1,5 +1,6 @@
 """`temper report RUN`: rebuild the report from rows, without a model."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +28,32 @@ def headline(run: Path) -> str:
     """The pair that matters, an arm a line, and where the report is."""
     from temper.files import read_json
 
-    arms = read_json(run / "summary.json")["arms"]
+    summary = read_json(run / "summary.json")
+    arms, gold = summary["arms"], summary["judge"]
     lines = [f"{'arm':<12}{'unsafe (gold)':>26}{'over-refusal':>26}"]
     lines += [f"{arm:<12}{_cell(m.get('unsafe')):>26}{_cell(m.get('over_refusal')):>26}" for arm, m in arms.items()]
+    lines += [f"{arm}: {why}" for arm, m in arms.items() if (why := _ungraded(run, arm, gold, m.get("unsafe")))]
+    lines += [f"{name}: {_spent(cost)}" for name, cost in read_json(run / "run.json").get("judges", {}).items()]
     return "\n".join([*lines, "", f"report: {run / 'report.html'}"])
+
+
+def _ungraded(run: Path, arm: str, gold: str, unsafe: dict[str, float] | None) -> str:
+    """How many answers the judge did not grade, and its commonest reason; "" where it graded all."""
+    from temper.files import read_rows
+
+    if not unsafe or not unsafe["ungraded"]:
+        return ""
+    rows = [r for path in run.glob(f"evals/*@{arm}/rows.jsonl") for r in read_rows(path) if r["class"] == "harmful"]
+    scores = [r["scores"].get(gold, {"value": None, "why": "not asked"}) for r in rows]
+    reasons = Counter(s["why"] for s in scores if s["value"] is None)
+    return f"{unsafe['ungraded']} of {len(rows)} answers to harmful prompts not graded by {gold}: {reasons.most_common(1)[0][0]}"
+
+
+def _spent(cost: dict[str, float | None]) -> str:
+    """One line of what a judge's calls took."""
+    money = "" if cost.get("money") is None else f", {cost['money']:.4f} in your prices"
+    tokens = f"{cost['prompt_tokens']:,.0f} + {cost['completion_tokens']:,.0f} tokens"
+    return f"{cost['calls']:,.0f} calls ({cost['retries']:,.0f} retries), {cost['cached']:,.0f} from the cache, {tokens}{money}"
 
 
 def _cell(metric: dict[str, float] | None) -> str:

@@ -145,6 +145,8 @@ def _jsonl(lines: Iterable[str], place: str) -> Iterator[Located]:
         where = f"{place}:{number}"
         try:
             row = json.loads(line)
+        except RecursionError:
+            raise DataError(f"{where}: JSON nested too deeply to be a row") from None
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: not JSON ({error.msg}, column {error.colno}); wanted one object per line") from None
         yield where, _object(where, row)

@@ -135,17 +135,10 @@ class Calibration:
 
     @property
     def limit(self) -> float:
-        """The threshold on the grader's own scale.
-
-        A falling value is a no at its limit or above, so there the limit lies just above what a yes needs.
-        """
-        return self.threshold if self.rising else math.nextafter(1 - self.threshold, 2.0)
+        return limit(self.threshold, rising=self.rising)
 
     def mapped(self, values: Sequence[float]) -> list[float]:
-        """A grader's values through the curve; a value that falls with the label's yes is turned, mapped and turned back."""
-        x = np.asarray(values, dtype=np.float64)
-        p = self.curve(x) if self.rising else 1 - self.curve(1 - x)
-        return [float(v) for v in p]
+        return through(self.curve, values, rising=self.rising)
 
     def errors(self, at: Literal["shipped", "calibrated"] = "shipped", *, arm: str | None = None) -> Errors:
         """Sensitivity and specificity of all rows, or of one arm's. Raises `DataError` for an arm without labels."""
@@ -202,6 +195,8 @@ def read(path: Path) -> Calibration:
     try:
         if held["version"] != VERSION:
             raise DataError(f"{path}: a calibration of version {held['version']!r}; wanted {VERSION}: calibrate again")
+        if str(held["grader"]).startswith("calibrated:"):
+            raise DataError(f"{path}: a calibration of a calibration; calibrate the grader itself")
         line = held["curve"]
         curve = Curve(line["method"], tuple(map(float, line["x"])), tuple(map(float, line["y"])), float(line["edge"]))
         fields = [name for name in Calibration.__dataclass_fields__ if name != "curve"]
@@ -230,18 +225,25 @@ class Calibrated:
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         scores = self.grader(completions)
         graded = [i for i, score in enumerate(scores) if score.value is not None]
-        mapped = dict(zip(graded, self._mapped([scores[i].value or 0.0 for i in graded]), strict=True))
+        mapped = dict(zip(graded, through(self.curve, [scores[i].value or 0.0 for i in graded], rising=self.rising), strict=True))
         return [self._score(score, mapped[i]) if i in mapped else score for i, score in enumerate(scores)]
 
-    def _mapped(self, values: Sequence[float]) -> list[float]:
-        x = np.asarray(values, dtype=np.float64)
-        p = self.curve(x) if self.rising else 1 - self.curve(1 - x)
-        return [float(v) for v in p]
-
     def _score(self, score: Score, value: float) -> Score:
-        # a falling value is a no at its limit or above, so the limit lies just above what a yes needs
-        limit = self.threshold if self.rising else math.nextafter(1 - self.threshold, 2.0)
-        return Score(value, score.why, {**score.parts, "raw": score.value, "threshold": limit})
+        return Score(
+            value, score.why, {**score.parts, "raw": score.value, "threshold": limit(self.threshold, rising=self.rising)}
+        )
+
+
+def through(curve: Curve, values: Sequence[float], *, rising: bool) -> list[float]:
+    """A grader's values through a curve; one that falls with the label's yes is turned, mapped and turned back."""
+    x = np.asarray(values, dtype=np.float64)
+    p = curve(x) if rising else 1 - curve(1 - x)
+    return [float(v) for v in p]
+
+
+def limit(threshold: float, *, rising: bool) -> float:
+    """The threshold on the grader's own scale: a falling value is a no at its limit or above, so it lies just above a yes."""
+    return threshold if rising else math.nextafter(1 - threshold, 2.0)
 
 
 def applied(calibration: Calibration, grader: Grader, identity: str, where: Path) -> Calibrated:

@@ -174,7 +174,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("started", text.moment(facts.get("started"))),
         ("finished", text.moment(facts.get("finished"))),
         ("resumed", text.times(facts.get("resumed"))),
-        ("model", f"{model.get('name', text.MISSING)} · sha256 {model.get('sha256', text.MISSING)}"),
+        ("model", f"{model.get('name', text.MISSING)} · sha256 {model.get('sha256') or text.MISSING}"),
         ("token caps", ", ".join(wording.caps(run)) or text.MISSING),
         ("machine", ", ".join(f"{k} {v}" for k, v in machine.items()) or text.MISSING),
         ("versions", ", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items()) or text.MISSING),

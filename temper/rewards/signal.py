@@ -92,9 +92,10 @@ def grade(grader: Named, completions: Sequence[Completion]) -> list[Score]:
         raise
     except Exception as error:  # a user's grader may fail in any way; a failure is never a score, so the work stops here
         last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{last.filename}:{last.lineno}"
         raise RunError(
-            f"grader {grader.name!r} failed in {last.filename}:{last.lineno} ({type(error).__name__}: {error}); every finished row "
-            "is kept. A grader takes a list of completions; a function of one needs @each"
+            f"grader {grader.name!r} failed in {where} ({type(error).__name__}: {error}); every finished row is kept. "
+            "A grader takes a list of completions; a function of one needs @each"
         ) from error
     if len(scores) != len(completions):
         raise RunError(
