@@ -28,6 +28,8 @@ bench: $(STAMP)  ## side-by-side benchmarks, about an hour; rows in results/benc
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/proof.py
 	$(BIN)/python bench/rules.py
+	$(BIN)/python bench/encoder.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/judge.py
 	$(BIN)/python bench/intervals.py
 	$(BIN)/python bench/grpo.py
