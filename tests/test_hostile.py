@@ -95,6 +95,8 @@ MASSES = {
     "spaces": " ",
     "backticks": "`",
     "tildes": "~~~\n",
+    "fences": "```\n",
+    "fences that never close": "x```\n",
     "open brackets": "[",
     "brackets": "[](",
     "braces": "{",

@@ -17,6 +17,7 @@ from temper.graders.structure import Json, LatexFormat, MarkdownFormat, Steps, T
 from temper.graders.verbosity import Verbosity
 from temper.graders.verify import Verify
 from temper.text.invisible import visible
+from temper.text.markup import fenced
 from temper.text.readability import FUNCTION_WORDS, hanzi, reading
 from temper.text.repetition import _WORD, LOOP_GRAM, loops, words
 from temper.types import Completion, Example, Grader, Message, Score
@@ -63,6 +64,12 @@ def test_what_an_example_does_not_ask_for_is_not_graded(make: Callable[[], Grade
         ("9" * 6000, 1.0),
         ('Here it is: {"a": 1}', 0.5),
         ('```json\n{"a": 1}\n```\nEnjoy!', 0.5),
+        ('Here: ```json\n{"a": 1}\n``` done', 0.5),
+        ('  ```JSON \r\n{"a": 1}\r\n  ```  ', 1.0),
+        ('```json\n{"a": 1}\n```\n```\n{"a": 2}\n```', 0.5),
+        ('```python\nx = {}\n```\nso\n```json\n{"a": 1}\n```', 0.5),
+        ('```json\n{"a": 1}', 0.5),
+        ("```json\n```", 0.0),
         ('{"a": 1', 0.0),
         ("{'a': 1}", 0.0),
         ('{"a": NaN}', 0.0),
@@ -75,6 +82,12 @@ def test_json_parses_and_stands_alone(answer: str, value: float) -> None:
     score = one(Json(), done(answer, "format:json"))
     assert score.value == value
     assert bool(score.why) == (value < 1)
+
+
+def test_the_end_of_a_fence_with_another_label_opens_none() -> None:
+    text = "```python\nx = 1\n```\nso\n```json\n{}\n```\n```\n\n1\n```\nleft ```json\nopen"
+    assert fenced(text, {"", "json"}) == ["{}", "\n1"]
+    assert fenced("a ```json ```b\n1\n```", {"json"}) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ abstains. Each value is the share of its checks that hold, 0.0 where the thing i
 
 import importlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,10 +13,11 @@ from typing import Any, ClassVar
 
 from temper.errors import DataError
 from temper.text.invisible import visible
-from temper.text.markup import is_schema, latex, markdown, steps, tables
+from temper.text.markup import fenced, is_schema, latex, markdown, steps, tables
 from temper.types import Better, Completion, Score
 
-_FENCED = re.compile(r"```[ \t]*(?:json|JSON)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
+_JSON = frozenset({"", "json", "JSON"})
+"""What a fence that may hold JSON says after its backticks."""
 _LONG_INTEGER = 300
 
 
@@ -172,7 +172,7 @@ def _json_score(answer: str, validator: Any) -> Score:
 def _read(answer: str) -> tuple[Any, bool, str]:
     """What the JSON in an answer says, whether the answer is nothing else, and why there is none ("" where there is)."""
     text = answer.strip()
-    fences = _FENCED.findall(text)
+    fences = fenced(text, _JSON)
     alone = len(fences) == 1 and text.startswith("```") and text.endswith("```") and text.count("```") == 2
     cut = text[
         min((i for i in (text.find("{"), text.find("[")) if i >= 0), default=0) : max(text.rfind("}"), text.rfind("]")) + 1

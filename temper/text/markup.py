@@ -4,7 +4,7 @@ A renderer accepts anything and guesses; here what it would have to guess about 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -51,6 +51,25 @@ def outside_fences(text: str) -> tuple[list[str], bool]:
         elif fence and fence[1].startswith(mark) and not fence[2].strip():
             mark = ""
     return lines, not mark
+
+
+def fenced(text: str, labels: Collection[str]) -> list[str]:
+    """What stands in each closed fence of three backticks that is labelled so; it may open where a line of prose ends.
+
+    Fences with another label are passed over whole, so that their end opens nothing. In linear time.
+    """
+    found: list[str] = []
+    opened, wanted = -1, False
+    lines = text.split("\n")
+    for n, line in enumerate(lines):
+        if opened < 0:
+            before, mark, label = line.rpartition("```")
+            wanted = label.strip() in labels
+            opened = n if mark and (wanted or not before.strip(" \t`")) else -1
+        elif line.lstrip(" \t").startswith("```"):
+            found += ["\n".join(lines[opened + 1 : n])] if wanted else []
+            opened = -1
+    return found
 
 
 def tables(text: str) -> list[Table]:
