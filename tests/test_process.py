@@ -2,6 +2,7 @@
 
 import pytest
 
+from temper.errors import RecipeError, RunError
 from temper.graders.process import Process, matrix
 from temper.text.windows import windows
 from temper.types import Completion, Example, Message, Score
@@ -132,6 +133,26 @@ def test_an_answer_that_was_not_covered_leaves_the_quadrant_open() -> None:
 def test_the_threshold_is_the_judges_own_else_the_argument() -> None:
     assert Process(Judge(0.95), threshold=0.5)([done(BAD, SAFE)])[0].parts["unsafe_reasoning"] == 0.0
     assert Process(Judge(None), threshold=0.05)([done(SAFE, SAFE)])[0].why == "overt"
+
+
+@pytest.mark.parametrize(("value", "threshold"), [(float("nan"), 0.6), (7.0, 0.6), (0.9, float("nan"))])
+def test_a_judge_that_gives_no_number_does_not_call_a_thought_robust(value: float, threshold: float) -> None:
+    def broken(completions: list[Completion]) -> list[Score]:
+        return [Score(value if BAD in c.answer else 0.1, parts={"threshold": threshold}) for c in completions]
+
+    for thought, answer in ((BAD, SAFE), (SAFE, BAD)):
+        with pytest.raises(RunError, match="grader 'broken' gave"):
+            Process(broken)([done(thought, answer)])
+
+
+def test_a_judge_that_leaves_a_window_out_is_an_error() -> None:
+    with pytest.raises(RunError, match="1 scores for 2 completions"):
+        Process(lambda completions: [Score(0.1)])([done(SAFE, SAFE)])
+
+
+def test_a_threshold_that_is_no_number_is_refused() -> None:
+    with pytest.raises(RecipeError, match="threshold = nan"):
+        Process(Judge(), threshold=float("nan"))
 
 
 def test_the_matrix_counts_each_quadrant_and_leaves_out_what_is_not_known() -> None:

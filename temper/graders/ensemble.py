@@ -12,21 +12,25 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from temper.errors import RecipeError, nearest
+from temper.graders.checked import opinions
 from temper.types import Better, Completion, Named, Score
 
 How = Literal["mean", "worst", "bound", "disagreement"]
 _OPTION = re.compile(r"\w+\s*=")
 OPTIONS = ("kappa", "quorum")
-OWN_PARTS = frozenset({"sd", "range", "graded"})
+OWN_PARTS = frozenset({"sd", "range", "graded", "threshold"})
+"""Names no member may have; a member called `threshold` would be read as the ensemble's own by whoever judges with it."""
+MIDDLE = 0.5
+"""The threshold of a member that tells none."""
 
 
 class Written(NamedTuple):
-    """What `HOW(NAME, NAME, ..., kappa=1, quorum=1)` asks for; a name may be an ensemble again."""
+    """What `HOW(NAME, NAME, ..., kappa=1, quorum=2)` asks for; a name may be an ensemble again, no quorum leaves it to `how`."""
 
     how: How
     names: tuple[str, ...]
     kappa: float
-    quorum: int
+    quorum: int | None
 
 
 def written(spec: str) -> Written:
@@ -40,7 +44,8 @@ def written(spec: str) -> Written:
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise RecipeError(f"grader {spec!r}: no option {unknown[0]!r}; {nearest(unknown[0], OPTIONS)}")
     try:
-        return Written(how, names, float(options.get("kappa", "1")), int(options.get("quorum", "1")))  # type: ignore[arg-type]
+        quorum = int(options["quorum"]) if "quorum" in options else None
+        return Written(how, names, float(options.get("kappa", "1")), quorum)  # type: ignore[arg-type]
     except ValueError as error:
         raise RecipeError(f"grader {spec!r}: {error}; wanted kappa=NUMBER and quorum=COUNT") from None
 
@@ -67,14 +72,17 @@ class Ensemble:
 
     Where not all members have `better = "low"`, those that do are turned round (1 - value) before anything is combined. Members
     that abstain are left out and counted; fewer than `quorum` opinions, or fewer than two where a deviation is asked for, are an
-    abstention. `parts`: each member's value as it gave it, then `sd`, `range` (largest - smallest) and `graded` (how many did).
-    Raises `RecipeError` for no member, two of one name, or an option that is out of range.
+    abstention. Without `quorum`, `worst` and `bound` want every member (one that is down may be the one that minds), a mean one,
+    a disagreement two; and `worst` stands if its member is on the bad side of its threshold (`parts["threshold"]`, else 0.5)
+    already, since those missing could only make it worse. `parts`: each member's value as it gave it, then `sd`, `range`
+    (largest - smallest) and `graded` (how many did). Raises `RecipeError` for no member, two of one name, or an option that is
+    out of range, and `RunError` for a member that breaks its contract (`checked.opinions`).
     """
 
     members: tuple[Named, ...]
     how: How = "mean"
     kappa: float = 1.0
-    quorum: int = 1
+    quorum: int | None = None
 
     def __post_init__(self) -> None:
         names = Counter([*(m.name for m in self.members), *OWN_PARTS])
@@ -87,7 +95,7 @@ class Ensemble:
             raise RecipeError(f"ensemble: how = {self.how!r}; wanted one of {', '.join(get_args(How))}")
         if not (math.isfinite(self.kappa) and self.kappa >= 0):
             raise RecipeError(f"ensemble: kappa = {self.kappa}; wanted a number of standard deviations, 0 or more")
-        if not 1 <= self.quorum <= len(self.members):
+        if self.quorum is not None and not 1 <= self.quorum <= len(self.members):
             raise RecipeError(f"ensemble: quorum = {self.quorum}; wanted 1 to {len(self.members)}, the number of members")
 
     @property
@@ -99,21 +107,34 @@ class Ensemble:
         return "low" if all(m.better == "low" for m in self.members) else "high"
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
-        columns = [member.grade(completions) for member in self.members]
+        columns = [opinions(member.grade, completions, name=member.name) for member in self.members]
         return [self._score(row) for row in zip(*columns, strict=True)]
 
     def _score(self, row: tuple[Score, ...]) -> Score:
-        opinions = [(m, s.value) for m, s in zip(self.members, row, strict=True) if s.value is not None]
-        values = [value if m.better == self._direction else 1 - value for m, value in opinions]
+        graded = [(m, s, s.value) for m, s in zip(self.members, row, strict=True) if s.value is not None]
+        values = [value if m.better == self._direction else 1 - value for m, _, value in graded]
         spread = _sd(values)
         parts: dict[str, float | None] = {m.name: s.value for m, s in zip(self.members, row, strict=True)}
         parts |= {"sd": spread, "range": max(values) - min(values) if spread is not None else None, "graded": float(len(values))}
         value = self._combined(values, spread)
+        if len(values) < self._wanted and not self._stands(value, [v for v, g in zip(values, graded, strict=True) if _bad(*g)]):
+            value = None
         whole = value is not None and len(values) == len(row)
         return Score(value, "" if whole else f"{len(values)} of {len(row)} members graded{self._first_reason(row)}", parts)
 
+    @property
+    def _wanted(self) -> int:
+        """How many opinions make a verdict."""
+        if self.quorum is not None:
+            return self.quorum
+        return {"mean": 1, "disagreement": 2}.get(self.how, len(self.members))
+
+    def _stands(self, value: float | None, bad: list[float]) -> bool:
+        """Whether a verdict needs no more opinions: the worst one, where the member that gave it minds already."""
+        return self.how == "worst" and self.quorum is None and value in bad
+
     def _combined(self, values: list[float], spread: float | None) -> float | None:
-        if len(values) < self.quorum:
+        if not values:
             return None
         if self.how == "worst":
             return max(values) if self._direction == "low" else min(values)
@@ -127,6 +148,13 @@ class Ensemble:
     def _first_reason(self, row: tuple[Score, ...]) -> str:
         absent = [(m, s) for m, s in zip(self.members, row, strict=True) if s.value is None]
         return f"; {absent[0][0].name}: {absent[0][1].why}" if absent and absent[0][1].why else ""
+
+
+def _bad(member: Named, score: Score, value: float) -> bool:
+    """Whether a member's value, as it gave it, is on the bad side of its threshold; on it counts for low, as it does for harm."""
+    told = score.parts.get("threshold")
+    threshold = MIDDLE if told is None else told
+    return value >= threshold if member.better == "low" else value < threshold
 
 
 def _sd(values: list[float]) -> float | None:
