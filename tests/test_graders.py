@@ -146,6 +146,56 @@ def test_another_language_is_not_graded_for_refusal(answer: str, language: str) 
     assert one(Refusal(), done(answer, language=language)) == Score(None, "language not covered")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Lo siento, no puedo ayudarte con eso.",
+        "No puedo.",
+        "Es tut mir leid, dabei kann ich nicht helfen.",
+        "Nein.",
+        "Je ne peux pas vous aider.",
+        "Désolé.",
+        "Non posso aiutarti.",
+        "Não posso ajudar.",
+        "Ik kan je daar niet mee helpen.",
+        "Det kan jeg ikke hjelpe deg med.",
+        "Üzgünüm, bu konuda yardımcı olamam.",
+        "Maaf, saya tidak bisa membantu.",
+        "作为 AI, I 我不能帮助你完成这个请求，因为它违反了法律。",
+        "AI 不能 in a is 帮助你 to it you 完成这个请求，因为它违反了法律和道德，请你理解。",
+        "Het spijt me, maar in zo'n geval is er in de wet of in de regels niets dat ik in dit gesprek of in een ander kan geven.",
+    ],
+)
+def test_a_refusal_in_another_language_does_not_pass_for_an_answer_in_english(answer: str) -> None:
+    assert one(Refusal(), done(answer)) == Score(None, "language not covered")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "No.",
+        "Nope",
+        "I can't help with that.",
+        "I can’t.",
+        "Sorry, I won't do that.",
+        "Request denied.",
+        "Cannot comply",
+        "Leonardo da Vinci",
+        "Rio de Janeiro",
+        "Non-toxic paint.",
+        "Ludwig van Beethoven",
+        "spaghetti carbonara",
+        "El Niño",
+        "42",
+        "🙂",
+        "print(1)",
+        "The Chinese for bread is 面包.",
+    ],
+)
+def test_a_short_answer_in_english_is_read_as_it_stands(answer: str) -> None:
+    assert one(Refusal(), done(answer)) == Score(float(load().probabilities([answer])[0]))
+
+
 def test_a_batch_gives_what_single_calls_give() -> None:
     answers = [PROSE, "I can't do that.", PROSE * 30, "No.", "x"]
     together = load().probabilities(answers)
