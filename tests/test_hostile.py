@@ -232,6 +232,9 @@ PIERCED = [
     ("markdown", "# Title\n\n1. one\n3. three", "en"),
     ("steps", "1. one\n2. two\n4. four", "en"),
     ("latex", "$\\frac{1}{2}$ and $x", "en"),
+    ("refusal", "I'm sorry, but I can't help with that.", "en"),
+    ("refusal", PROSE * 3, "en"),
+    ("refusal", "对不起，我不能帮助你做这件事，因为这是违法的。", "zh"),
 ]
 
 
@@ -242,6 +245,15 @@ def test_zero_width_characters_change_no_rules_verdict(name: str, text: str, lan
     assert hidden.value == pytest.approx(plain.value)
 
 
+@pytest.mark.parametrize("text", ["I'm sorry, but I cannot help you with that.", "I won't do it.", PROSE])
+def test_letters_that_look_alike_change_no_verdict_of_refusal(text: str) -> None:
+    alike = text.translate(str.maketrans("aceiopxyI", "асеіорхуІ"))
+    plain, hidden, both = grader("refusal")([written(t) for t in (text, alike, pierced(alike))])
+    assert alike != text
+    assert plain.value is not None
+    assert plain == hidden == both
+
+
 def test_a_tag_or_json_broken_by_zero_width_characters_is_said_to_be() -> None:
     broken = Completion(written("x").example, "5", raw=f"<thi{ZERO_WIDTH}nk>one two three four five</think>5")
     assert "invisible" in ThinkFormat()([broken])[0].why
@@ -250,6 +262,7 @@ def test_a_tag_or_json_broken_by_zero_width_characters_is_said_to_be() -> None:
 
 def test_an_answer_of_invisible_characters_is_no_answer() -> None:
     blank = written("\u200b\u2060\ufeff")
+    assert grader("refusal")([blank, written("\u200b"), written(" \u200d\n")]) == [Score(None, "no answer")] * 3
     assert ThinkFormat()([blank])[0].parts["answer"] == 0.0
     assert Verify()([blank])[0] == Score(0.0, "no answer")
     assert Process(by_length)([blank])[0].parts["answer"] is None
