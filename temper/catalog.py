@@ -99,7 +99,7 @@ def judge(spec: str) -> Grader:
 
 
 def ensemble(spec: str) -> Grader:
-    """`HOW(NAME, NAME, ..., kappa=1, quorum=1)`: several graders as one. Raises `UnknownName`, `RecipeError`."""
+    """`HOW(NAME, NAME, ..., kappa=1, quorum=COUNT)`: several graders as one. Raises `UnknownName`, `RecipeError`."""
     from temper.graders.ensemble import Ensemble, written
 
     asked = written(spec)

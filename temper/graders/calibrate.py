@@ -17,6 +17,7 @@ from temper import judge_error
 from temper.errors import DataError, UsageError
 from temper.files import read_json, write_json
 from temper.graders.card import Judged
+from temper.graders.checked import opinions
 from temper.judge_error import Errors, Rate
 from temper.types import Better, Completion, Grader, Score
 
@@ -223,7 +224,7 @@ class Calibrated:
         return end
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
-        scores = self.grader(completions)
+        scores = opinions(self.grader, completions)
         graded = [i for i, score in enumerate(scores) if score.value is not None]
         mapped = dict(zip(graded, through(self.curve, [scores[i].value or 0.0 for i in graded], rising=self.rising), strict=True))
         return [self._score(score, mapped[i]) if i in mapped else score for i, score in enumerate(scores)]

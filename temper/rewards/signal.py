@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from temper.errors import RunError, TemperError
+from temper.graders.checked import opinions
 from temper.rewards.combine import Combined, advantages, combine, flat_groups, oriented
 from temper.types import Better, Completion, Named, Score
 
@@ -84,10 +85,8 @@ def remembering(grader: Named, known: dict[tuple[str, str, str, str], Score]) ->
 
 def grade(grader: Named, completions: Sequence[Completion]) -> list[Score]:
     """Call a grader and hold it to its contract: one score a completion, values in [0, 1] or None. Raises `RunError`."""
-    if not completions:
-        return []
     try:
-        scores = list(grader.grade(completions))
+        return opinions(grader.grade, completions, name=grader.name)
     except TemperError:
         raise
     except Exception as error:  # a user's grader may fail in any way; a failure is never a score, so the work stops here
@@ -97,22 +96,6 @@ def grade(grader: Named, completions: Sequence[Completion]) -> list[Score]:
             f"grader {grader.name!r} failed in {where} ({type(error).__name__}: {error}); every finished row is kept. "
             "A grader takes a list of completions; a function of one needs @each"
         ) from error
-    if len(scores) != len(completions):
-        raise RunError(
-            f"grader {grader.name!r} returned {len(scores)} scores for {len(completions)} completions; wanted one each"
-        )
-    for completion, score in zip(completions, scores, strict=True):
-        if not isinstance(score, Score):
-            raise RunError(
-                f"grader {grader.name!r} returned {score!r} for {completion.example.id!r}; wanted a Score, or a function of one "
-                "completion under @each"
-            )
-        if score.value is not None and not 0.0 <= score.value <= 1.0:
-            raise RunError(
-                f"grader {grader.name!r} gave {score.value!r} for {completion.example.id!r}; wanted [0, 1], or None for "
-                "not graded"
-            )
-    return scores
 
 
 def mean_column(scores: Sequence[Score], *, flip: bool = False) -> float | None:
