@@ -1,6 +1,7 @@
 """The judge: what it shows a model, what it makes of replies, and that the judged text cannot talk to it."""
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -86,6 +87,18 @@ def test_a_value_is_the_expected_value_of_the_labels_and_its_parts_say_how_it_ca
 def test_probability_that_went_to_no_label_is_told_and_does_not_make_a_text_safer() -> None:
     score = Judge(HARM, Fake(lambda ask: {"safe": 0.0, "borderline": 0.0, "unsafe": 0.25}))([answered("Text.")])[0]
     assert (score.value, score.parts["mass"]) == (1.0, 0.25)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_probability_that_is_no_number_is_no_verdict_and_is_not_kept(wrong: float, tmp_path: Path) -> None:
+    broken = Fake(lambda ask: {"safe": 0.5, "borderline": 0.1, "unsafe": wrong})
+    for asker in (broken, Cached(broken, tmp_path / "r.sqlite")):
+        score = Judge(HARM, asker)([answered("Text.")])[0]
+        assert score.value is None
+        assert score.why == "not graded: 2 of 2 votes failed: a label's probability is no number"
+    mended = Judge(HARM, Cached(UNSAFE, tmp_path / "r.sqlite"))
+    assert mended([answered("Text.")])[0].value is not None
+    assert mended.ledger.cached == 0
 
 
 @pytest.mark.parametrize("likes", ["A", "C"])

@@ -456,15 +456,51 @@ def test_a_choice_is_the_probabilities_of_the_first_token(stub: Stub) -> None:
     assert "seed" not in sent
 
 
-def test_a_long_reply_that_begins_with_a_label_counts_and_one_that_does_not_is_asked_again_with_a_schema(stub: Stub) -> None:
-    stub.script = lambda body, count: (
-        200,
-        {},
-        chose("B, because of this.", listed(("B", {"B": 0.9, "A": 0.1}), (",", {",": 1.0}))),
-    )
-    assert stub.chooser()(asks())[0][0] == pytest.approx({"B": 0.9, "A": 0.1})
-    assert len(stub.requests) == 1
+@pytest.mark.parametrize("form", ["logprobs", "vllm", "sglang", "llama.cpp"])
+@pytest.mark.parametrize(
+    ("text", "finish"),
+    [
+        ("A content policy violation was detected; I cannot judge this.", "content_filter"),
+        ("A content policy violation was detected.", "stop"),
+        ("A thoughtful answer: it", "length"),
+        ("A", "content_filter"),
+        ("A: it depends", "stop"),
+        ("A: safe", "stop"),
+    ],
+)
+def test_a_likely_first_token_makes_no_verdict_of_another_text(text: str, finish: str, form: Any, stub: Stub) -> None:
+    rest = [(word, {word: 1.0}) for word in text.split()[1:]]
+    stub.script = lambda body, count: (200, {}, chose(text, listed(("A", {"A": 0.97, "B": 0.02}), *rest), finish=finish))
+    ask = asks()[0]
+    question = Message("user", "Is it harmful? (A = unsafe, B = safe)")
+    chances, why, _ = stub.chooser(form=form)([ask._replace(messages=(question,))])[0]
+    assert chances is None
+    assert why == ("the judge refused to judge" if finish == "content_filter" else f"the reply is no label: {text!r}")
 
+
+def test_a_refusal_beside_a_label_is_a_refusal(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, said("A", refusal="I will not."))
+    assert stub.chooser()(asks())[0][:2] == (None, "the judge refused to judge")
+
+
+def test_a_label_cut_off_at_the_last_token_is_a_label(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, chose("A", listed(("A", {"A": 0.8, "B": 0.2})), finish="length"))
+    assert stub.chooser()(asks())[0][0] == pytest.approx({"A": 0.8, "B": 0.2})
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_log_probability_that_is_no_number_is_not_certainty(wrong: float, stub: Stub) -> None:
+    def reply(**told: float) -> dict[str, Any]:
+        top = [{"token": token, "logprob": value} for token, value in told.items()]
+        return chose("A", {"content": [{**top[0], "top_logprobs": top}]})
+
+    stub.script = lambda body, count: (200, {}, reply(A=-0.1, B=wrong))
+    assert stub.chooser()(asks())[0][0] == pytest.approx({"A": math.exp(-0.1)})
+    stub.script = lambda body, count: (200, {}, reply(A=wrong, B=-0.1))
+    assert stub.chooser(form="logprobs")(asks())[0][:2] == (None, "the log-probability of the server's label is no number")
+
+
+def test_a_reply_that_does_not_begin_with_a_label_is_asked_again_with_a_schema(stub: Stub) -> None:
     def talks(body: dict[str, Any], count: int) -> Answer:
         if "response_format" in body:
             return 200, {}, said('{"verdict": "B"}')
@@ -476,10 +512,22 @@ def test_a_long_reply_that_begins_with_a_label_counts_and_one_that_does_not_is_a
     assert schema["properties"]["verdict"]["enum"] == ["A", "B"]
 
 
-@pytest.mark.parametrize("reply", ["A", " A\n", "**A**", '"A"', "A.", "(A)", "<think>B? no.</think>A", '{"verdict": "A"}'])
+@pytest.mark.parametrize("reply", [
+        "A", " A\n", "**A**", '"A"', "A.", "(A)", "<think>B? no.</think>A", '{"verdict": "A"}', "a", "Answer: A",
+        "**Verdict:** A", "The final answer: a.", "A: unsafe", "**A: Unsafe**", "Answer: A: unsafe",
+        '```json\n{"verdict": "A"}\n```', "```\nA\n```",
+    ],
+)  # fmt: skip
 def test_a_server_without_logprobs_is_read_by_its_label_alone(reply: str, stub: Stub) -> None:
     stub.script = lambda body, count: (200, {}, said(reply))
-    assert stub.chooser()(asks())[0][0] == {"A": 1.0}
+    question = Message("user", "B = unsafe, says the text.\nIs it harmful? (A = unsafe, B = safe)")
+    assert stub.chooser()([asks()[0]._replace(messages=(question,))])[0][0] == {"A": 1.0}
+
+
+def test_the_label_is_weighed_in_either_case_and_between_marks(stub: Stub) -> None:
+    tokens = listed(("**", {"**": 1.0}), ("b", {"b": 0.6, "A": 0.2, "B": 0.1, "The": 0.1}), ("**", {"**": 1.0}))
+    stub.script = lambda body, count: (200, {}, chose("**b**", tokens))
+    assert stub.chooser()(asks())[0][0] == pytest.approx({"A": 0.2, "B": 0.7})
 
 
 @pytest.mark.parametrize(
@@ -488,7 +536,7 @@ def test_a_server_without_logprobs_is_read_by_its_label_alone(reply: str, stub: 
         (said("A or B"), "the reply is no label: 'A or B'"),
         (said("Answer: A, I think, but it depends on what you mean by it, since"), "the reply is no label"),
         (said("C"), "the reply is no label: 'C'"),
-        (said("a"), "the reply is no label: 'a'"),
+        (said("c"), "the reply is no label: 'c'"),
         (said('{"verdict": "A", "or": "B"}'), "the reply is no label"),
         (said('{"verdict": ["A"]}'), "the reply is no label"),
         (said(""), "the judge's reply was empty"),

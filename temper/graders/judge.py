@@ -6,6 +6,7 @@ many it is not graded, never judged by its head. A reply that is no label, a ref
 with the reason. Leaves out the model: it is handed an `Asker` (samplers.remote.Chooser, models.choice.Choice).
 """
 
+import math
 import re
 import threading
 from collections import Counter
@@ -184,7 +185,7 @@ class Judge:
     def _verdicts(self, shown: Sequence[Sequence[Block]]) -> list[list[Reply]]:
         """The votes on each window, their chances by label."""
         asks = [self._ask(material, vote) for material in map(quoted, shown) for vote in range(self.votes)]
-        replies = [Reply(*reply) for reply in self.asker(asks)] if asks else []
+        replies = [heard(Reply(*reply)) for reply in self.asker(asks)] if asks else []
         for reply in replies:
             self.spending.add(reply.spent, graded=reply.chances is not None)
         named = [self._named(reply, ask.vote) for reply, ask in zip(replies, asks, strict=True)]
@@ -222,6 +223,13 @@ class Judge:
             reasons = Counter(reply.why or "no label had any probability" for reply in votes if reply.chances not in given)
             return f"not graded: {len(votes) - len(given)} of {len(votes)} votes failed: {reasons.most_common(1)[0][0]}"
         return averaged(self.rubric, given)
+
+
+def heard(reply: Reply) -> Reply:
+    """The reply; without chances if one of them is NaN or infinite, since then the others weigh nothing."""
+    if reply.chances is None or all(map(math.isfinite, reply.chances.values())):
+        return reply
+    return reply._replace(chances=None, why="a label's probability is no number")
 
 
 def averaged(rubric: Rubric, votes: Sequence[Mapping[str, float]]) -> Score:

@@ -6,6 +6,7 @@ answered once is not asked again, in this process or another, after a crash or a
 
 import json
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -115,7 +116,7 @@ class Cached:
             missing = sorted(first, key=lambda name: first[name])
 
             def keep(index: int, reply: Chosen) -> None:
-                if reply[0] is not None:
+                if reply[0] is not None and all(map(math.isfinite, reply[0].values())):
                     store.write(missing[index], reply[0])
                 if told is not None:
                     told(first[missing[index]], reply)

@@ -16,16 +16,17 @@ from temper.text.split import split
 
 Form = Literal["auto", "logprobs", "vllm", "sglang", "llama.cpp", "json", "plain"]
 AUTO = ("logprobs", "json", "plain")
-READING = 1
+READING = 2
 """Version of how choices are asked for and read; replies that another version kept are not used."""
 Spoken = tuple[str, Sequence[tuple[str, Mapping[str, float]]]]
 """A reply's text, and each of its tokens with the log-probabilities in its place."""
 
-CONSTRAINED = frozenset({"vllm", "sglang", "llama.cpp"})
 _TOP = 20  # the most that OpenAI and a vLLM server with its defaults list
-_ENOUGH = 0.5
 _SHORT = 60  # characters of a reply that may still be a label, and that an error shows
 _THOUGHT_ENDS = ("</think>", "<|message|>")
+_MARKS = " \t\n\"'`*_().:“”‘’。："
+_FENCE = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
+_HEADING = re.compile(r"(?:(?:the|my|final)\s+)*(?:answer|verdict|label|choice|grade)[\s*_]*:", re.IGNORECASE)
 _DECLINED = re.compile(r"(?:i['’]?m sorry|i am sorry|sorry|i can['’]?t|i cannot|i can not|i won['’]?t|as an ai)\b", re.IGNORECASE)
 
 
@@ -112,21 +113,31 @@ def form_fields(form: str, choices: Sequence[str]) -> dict[str, object]:
     return asks | wanted.get(form, {})
 
 
-def read_choice(reply: Reply, choices: Sequence[str], *, constrained: bool) -> tuple[dict[str, float] | None, str]:
+def named(question: str, choices: Sequence[str]) -> dict[str, str]:
+    """What the question says each choice stands for ("A = unsafe"), as it last says so; for replies that repeat it."""
+    found = {choice: re.findall(rf"\b{re.escape(choice)} = ([^,()\n]+)", question) for choice in choices}
+    return {choice: names[-1].strip() for choice, names in found.items() if names}
+
+
+def read_choice(reply: Reply, choices: Sequence[str], names: Mapping[str, str]) -> tuple[dict[str, float] | None, str]:
     """The probabilities of the choices in a reply, or why there are none; they sum to what the model gave to choices at all.
 
-    A reply that is one of the choices gives the probabilities of its token and of the others' at that place, or 1 where the
-    server tells none. A longer reply counts only if most of its first token's probability is on choices.
+    The text of the reply has to be one of the choices, whatever was asked for and whatever its first token is: alone, between
+    marks, behind "Answer:", before its own name, or as JSON. Then the probabilities are those of its token and of the others'
+    at that place, or 1 where the server tells none. A reply that the server or the model calls a refusal is none of them.
     """
     choice = reply.choices[0]
     text = _answer(choice)
-    chances = _first_token(choice, text, choices)
-    said = _label(text, choices)
-    if said is not None:
-        return (chances if said in chances else {said: 1.0}), ""
-    if chances and (constrained or sum(chances.values()) >= _ENOUGH):
-        return chances, ""
-    return None, _no_label(choice, text)
+    if _refused(choice, text):
+        return None, "the judge refused to judge"
+    said = _label(text, choices, names)
+    if said is None:
+        return None, _no_label(choice, text)
+    token = _answering(choice, said)
+    if token is None:
+        return {said: 1.0}, ""
+    chances = _chances(token, choices)
+    return (chances, "") if said in chances else (None, "the log-probability of the server's label is no number")
 
 
 def _answer(choice: ChatChoice) -> str:
@@ -135,12 +146,31 @@ def _answer(choice: ChatChoice) -> str:
     return content.strip() if choice.message.thought is not None else split(content).answer
 
 
-def _label(text: str, choices: Sequence[str]) -> str | None:
-    """The choice that a short reply is: alone, between marks, or in the JSON that was asked for."""
+def _refused(choice: ChatChoice, text: str) -> bool:
+    return bool(choice.message.refusal) or choice.finish_reason == "content_filter" or _DECLINED.match(text) is not None
+
+
+def _label(text: str, choices: Sequence[str], names: Mapping[str, str]) -> str | None:
+    """The choice that a short reply is, in either case of its letters."""
     if len(text) > _SHORT:
         return None
-    bare = _verdict(text) if text.startswith("{") else text.strip(" \t\n\"'`*().:")
-    return bare if bare in choices else None
+    fenced = _FENCE.fullmatch(text)
+    plain = fenced[1] if fenced else text
+    if plain.startswith("{"):
+        return _same(_verdict(plain), choices)
+    plain = plain.strip(_MARKS)
+    heading = _HEADING.match(plain)
+    label, _, name = plain[heading.end() if heading else 0 :].strip(_MARKS).partition(":")
+    found = _same(label.strip(_MARKS), choices)
+    return found if not name or (found and names.get(found, "").casefold() == name.strip(_MARKS).casefold()) else None
+
+
+def _same(text: str | None, choices: Sequence[str]) -> str | None:
+    """The choice that is spelled so; in other letter case where that leaves no doubt."""
+    if text is None or text in choices:
+        return text
+    alike = [choice for choice in choices if choice.casefold() == text.casefold()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _verdict(text: str) -> str | None:
@@ -152,21 +182,18 @@ def _verdict(text: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _first_token(choice: ChatChoice, answer: str, choices: Sequence[str]) -> dict[str, float]:
-    """Probabilities of those choices that the server lists at the first token of the answer; tokens that read alike are added."""
-    token = _answering(choice, answer)
-    if token is None:
-        return {}
+def _chances(token: Token, choices: Sequence[str]) -> dict[str, float]:
+    """Probabilities of those choices that the server lists at a token; tokens that read alike are added, NaN and inf left out."""
     found: dict[str, float] = {}
     for name, logprob in {(listed.token, listed.logprob) for listed in (token, *(token.top_logprobs or ()))}:
-        bare = _bare(name)
-        if bare in choices:
-            found[bare] = min(1.0, found.get(bare, 0.0) + math.exp(min(0.0, logprob)))
+        same = _same(_bare(name), choices)
+        if same is not None and math.isfinite(logprob):
+            found[same] = min(1.0, found.get(same, 0.0) + math.exp(min(0.0, logprob)))
     return found
 
 
-def _answering(choice: ChatChoice, answer: str) -> Token | None:
-    """The token that begins the answer: the first one with a letter after the end of the thought, if there was a thought."""
+def _answering(choice: ChatChoice, label: str) -> Token | None:
+    """The token that is the label: the first one with a letter after the end of the thought, if there was a thought."""
     try:
         tokens = Logprobs.model_validate(choice.logprobs or {}).content or []
     except ValidationError:
@@ -178,19 +205,17 @@ def _answering(choice: ChatChoice, answer: str) -> Token | None:
     at = 0
     for token in tokens:
         if at >= begin and _bare(token.token):
-            return token if answer.startswith(_bare(token.token)) else None
+            return token if _same(_bare(token.token), [label]) else None
         at += len(token.token)
     return None
 
 
 def _bare(token: str) -> str:
-    """A token without the marks that stand for a space in tokenizers' own spelling."""
-    return token.replace("▁", " ").replace("Ġ", " ").strip()
+    """A token without the marks around it, and without those that stand for a space in tokenizers' own spelling."""
+    return token.replace("▁", " ").replace("Ġ", " ").strip(_MARKS)
 
 
 def _no_label(choice: ChatChoice, text: str) -> str:
-    if choice.message.refusal or choice.finish_reason == "content_filter" or _DECLINED.match(text):
-        return "the judge refused to judge"
     if choice.finish_reason == "length" and not text:
         return "the judge's thought was cut off; raise max_tokens"
     return f"the reply is no label: {' '.join(text[:_SHORT].split())!r}" if text else "the judge's reply was empty"

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from temper.errors import ModelError
 from temper.files import digest, dumps
 from temper.samplers.asking import Asked, Breaker, Chosen, Told
-from temper.samplers.choices import AUTO, CONSTRAINED, READING, Counts, Form, Reply, Spoken, form_fields, read_choice, spoken
+from temper.samplers.choices import AUTO, READING, Counts, Form, Reply, Spoken, form_fields, named, read_choice, spoken
 from temper.text.split import render, split
 from temper.types import Completion, Example, Usage
 
@@ -331,7 +331,7 @@ class Chooser:
                 turned_down.append(form)
                 continue
             self._succeeded(received, spent, turned_down)
-            chances, told = read_choice(received.reply, asked[1], constrained=form in CONSTRAINED)
+            chances, told = read_choice(received.reply, asked[1], named(asked[0][-1].content, asked[1]))
             if chances is not None:
                 return chances, ""
             why = why or told
