@@ -781,6 +781,74 @@ def test_a_completer_without_usable_log_probabilities_still_has_the_text(stub: S
     assert Completer(stub.url, "tiny", pause=0.001)([{"messages": [], "logprobs": 5}]) == [("safe", [])]
 
 
+def words(count: int) -> list[dict[str, object]]:
+    return [{"messages": [{"role": "user", "content": f"Text {n}"}], "logprobs": 5} for n in range(count)]
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_body_that_fails_leaves_the_rest_answered_and_says_why(stub: Stub, status: int) -> None:
+    def picky(body: dict[str, Any], count: int) -> Answer:
+        if body["messages"][0]["content"] == "Text 3":
+            return status, {}, {"error": {"message": "no room"}}
+        return 200, {}, said("safe")
+
+    stub.script = picky
+    replies = Completer(stub.url, "tiny", pause=0.001, retries=1)(words(6))
+    assert [isinstance(reply, str) for reply in replies] == [n == 3 for n in range(6)]
+    assert f"HTTP {status}" in replies[3] and "no room" in replies[3]
+
+
+def test_a_batch_of_one_that_a_working_server_will_not_take_has_no_reply(stub: Stub) -> None:
+    stub.script = lambda body, count: (400, {}, {"error": "too long"}) if count > 1 else (200, {}, said("safe"))
+    ask = Completer(stub.url, "tiny")
+    ask(words(1))
+    assert "HTTP 400" in ask(words(1))[0]
+    with pytest.raises(ModelError, match="not one of 1 calls was answered"):
+        Completer(stub.url, "tiny")(words(1))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_address_ends_the_completing(stub: Stub, status: int) -> None:
+    stub.script = lambda body, count: (status, {}, {}) if count == 3 else (200, {}, said("safe"))
+    with pytest.raises(ModelError, match=f"HTTP {status}"):
+        Completer(stub.url, "tiny", concurrency=1)(words(20))
+    assert len(stub.requests) < 8
+
+
+def test_a_completer_gives_up_on_a_server_that_is_down(stub: Stub) -> None:
+    stub.script = lambda body, count: (503, {}, {"error": "down"})
+    ask = Completer(stub.url, "tiny", retries=0, concurrency=1, breaker=Breaker(limit=3, cooldown=60))
+    with pytest.raises(ModelError, match=r"guard tiny: not one of 50 calls was answered: .*HTTP 503"):
+        ask(words(50))
+    assert len(stub.requests) == 3
+    with pytest.raises(ModelError, match="not asked: 3 calls in a row failed"):
+        ask(words(2))
+    assert len(stub.requests) == 3
+
+
+def test_a_server_that_dies_midway_leaves_the_rest_without_a_reply(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, said("safe")) if count <= 4 else (500, {}, {})
+    ask = Completer(stub.url, "tiny", retries=0, concurrency=1, breaker=Breaker(limit=2, cooldown=60))
+    replies = ask(words(10))
+    assert [isinstance(reply, str) for reply in replies] == [False] * 4 + [True] * 6
+    assert "not asked: 2 calls in a row failed" in replies[9]
+    assert len(stub.requests) == 6
+
+
+def test_a_served_guard_grades_the_rows_that_were_answered(stub: Stub) -> None:
+    from temper.catalog import grader
+
+    def picky(body: dict[str, Any], count: int) -> Answer:
+        told = body["messages"][-1]["content"]
+        return (400, {}, {"error": {"message": "too long"}}) if "second" in told else (200, {}, said("safe"))
+
+    stub.script = picky
+    guard = grader(f"guard:meta-llama/Llama-Guard-3-8B@{stub.url}")
+    one, two, three = guard.grade([Completion(ASK, f"This is the {word} answer.") for word in ("first", "second", "third")])
+    assert (one.value, two.value, three.value) == (0.0, None, 0.0)
+    assert two.why.startswith("llama-guard-3 gave no reply: ") and "too long" in two.why
+
+
 def test_a_served_guard_is_a_grader_by_its_name_and_stays_itself_inside_an_ensemble(stub: Stub) -> None:
     from temper.catalog import grader
 

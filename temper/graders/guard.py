@@ -39,9 +39,9 @@ MIN_SHARE = 0.5
 
 
 class Asker(Protocol):
-    """A guard's model: it answers questions, and counts the tokens of a text."""
+    """A guard's model: it answers each question, or says why it could not, and counts the tokens of a text."""
 
-    def __call__(self, asks: Sequence[Ask], /) -> list[Reply]: ...
+    def __call__(self, asks: Sequence[Ask], /) -> Sequence[Reply | str]: ...
 
     def count(self, text: str, /) -> int: ...
 
@@ -89,14 +89,18 @@ class Guard:
         parts = windows(escape(response), room - count(context), count)
         return [ask for part in parts for ask in asks(context, part)]
 
-    def _score(self, said: Sequence[tuple[Ask, Reply]]) -> Score:
-        verdicts = [read(self.family, reply, ask) for ask, reply in said]
+    def _score(self, said: Sequence[tuple[Ask, Reply | str]]) -> Score:
+        verdicts = [None if isinstance(reply, str) else read(self.family, reply, ask) for ask, reply in said]
         known = [v for v in verdicts if v is not None]
         unsafe = max((v.unsafe for v in known), default=0.0)
         if len(known) < len(verdicts) and unsafe < THRESHOLD:
-            odd = next(reply[0] for (_, reply), v in zip(said, verdicts, strict=True) if v is None)
-            return Score(None, f"{self.family.name}'s reply has no verdict: {json.dumps(odd[:80])}")
+            odd = next(reply for (_, reply), v in zip(said, verdicts, strict=True) if v is None)
+            return Score(None, f"{self.family.name}{_failing(odd)}")
         return Score(unsafe, parts=_parts(known))
+
+
+def _failing(reply: Reply | str) -> str:
+    return f" gave no reply: {reply}" if isinstance(reply, str) else f"'s reply has no verdict: {json.dumps(reply[0][:80])}"
 
 
 def _parts(verdicts: Sequence[Verdict]) -> dict[str, float | None]:

@@ -349,15 +349,8 @@ class Chooser:
         spent.update(prompt_tokens=usage.prompt_tokens or 0, completion_tokens=usage.completion_tokens or 0)
 
     def _failed(self, error: _HttpError, spent: "Counter[str]") -> None:
-        """A wrong address or key ends everything; a request that this server will not take says nothing about the server."""
-        if error.status in _HOPELESS:
-            raise error
+        spent["outages"] += _outage(error, self.breaker)
         spent.update(calls=error.tries, retries=error.tries - 1)
-        if error.status in {None, httpx.codes.OK, *RETRIED}:
-            spent["outages"] += 1
-            self.breaker.failed(str(error))
-        else:
-            self.breaker.succeeded()
 
     def _body(self, asked: Asked, form: str) -> dict[str, object]:
         messages, choices, vote = asked
@@ -378,7 +371,9 @@ class Completer:
     """Sends bodies as they are and gives back texts with the odds of their tokens: what a served guard asks (`Speaking`).
 
     A body with "messages" goes to /chat/completions, one with "prompt" to /completions; its "logprobs" is the number of
-    alternatives wanted. Key, `timeout`, `retries` and `pause` are as those of `Remote`. Raises `ModelError`.
+    alternatives wanted. Key, `timeout`, `retries` and `pause` are as those of `Remote`, `breaker` as that of `Chooser`. A body
+    that fails gives the reason in place of a reply; where not one reply of a batch could be had, or the address or the key is
+    wrong, `ModelError` is raised. A batch that a server in working order will not take (too long) is no such case.
     """
 
     url: str
@@ -388,24 +383,61 @@ class Completer:
     timeout: float = 120.0
     retries: int = 5
     pause: float = 0.5
+    breaker: Breaker = field(default_factory=Breaker, repr=False, compare=False)
+    answered: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
-    def __call__(self, bodies: Sequence[Mapping[str, object]], /) -> list[Spoken]:
-        return _run(lambda: self._all(bodies)) if bodies else []
+    def __call__(self, bodies: Sequence[Mapping[str, object]], /) -> list[Spoken | str]:
+        if not bodies:
+            return []
+        outages: list[int] = []
+        replies = _run(lambda: self._all(bodies, outages))
+        reasons = [reply for reply in replies if isinstance(reply, str)]
+        if len(reasons) == len(replies) and (outages or not self.answered.is_set()):
+            raise ModelError(f"guard {self.model}: not one of {len(replies)} calls was answered: {reasons[0]}")
+        return replies
 
-    async def _all(self, bodies: Sequence[Mapping[str, object]]) -> list[Spoken]:
+    async def _all(self, bodies: Sequence[Mapping[str, object]], outages: list[int]) -> list[Spoken | str]:
+        """Replies or reasons in order; `outages` gets the places of calls that failed because of the server."""
         chat, text = self._server("chat/completions"), self._server("completions")
 
-        async def one(client: httpx.AsyncClient, index: int) -> Spoken:
+        async def one(client: httpx.AsyncClient, index: int) -> Spoken | str:
             body = {**bodies[index], "model": self.model}
-            if "messages" not in body:
-                return spoken((await text.ask(client, body)).reply.choices[0])
-            listed = {"logprobs": True, "top_logprobs": body["logprobs"]}
-            return spoken((await chat.ask(client, body | listed)).reply.choices[0])
+            server = chat if "messages" in body else text
+            listed = {"logprobs": True, "top_logprobs": body["logprobs"]} if server is chat else {}
+            reply, outage = await self._one(server, client, body | listed)
+            outages.extend([index] * outage)
+            return reply
 
         return await chat.gather(len(bodies), one)
 
+    async def _one(self, server: _Endpoint, client: httpx.AsyncClient, body: Mapping[str, object]) -> tuple[Spoken | str, bool]:
+        """A body's reply, or why there is none; and whether the server is to blame."""
+        if refusal := self.breaker.refusal():
+            return refusal, True
+        try:
+            received = await server.ask(client, body, self.breaker.is_open)
+        except _HttpError as error:
+            return str(error), _outage(error, self.breaker)
+        self.breaker.succeeded()
+        self.answered.set()
+        return spoken(received.reply.choices[0]), False
+
     def _server(self, path: str) -> _Endpoint:
         return _Endpoint(self.url, self.key_env, self.concurrency, self.timeout, self.retries, self.pause, path)
+
+
+def _outage(error: _HttpError, breaker: Breaker) -> bool:
+    """Whether a failed call speaks against the server, which the breaker is told; a wrong address or key ends everything.
+
+    A request that this server will not take says nothing about the server. Raises the error where nothing else can help.
+    """
+    if error.status in _HOPELESS:
+        raise error
+    if error.status not in {None, httpx.codes.OK, *RETRIED}:
+        breaker.succeeded()
+        return False
+    breaker.failed(str(error))
+    return True
 
 
 def _as_written(thought: str, text: str) -> str:

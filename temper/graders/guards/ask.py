@@ -4,6 +4,7 @@ Leaves out the families (the files beside this one) and the models (models.guard
 """
 
 import importlib.resources
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -111,10 +112,13 @@ class Family(Protocol):
 
 
 def read(family: Family, reply: Reply, ask: Ask) -> Verdict | None:
-    """The verdict of a reply: its text says whether there is one and its categories, its odds, where known, how sure it is."""
+    """The verdict of a reply: its text says whether there is one and its categories, its odds, where known, how sure it is.
+
+    There is none where the odds are not numbers: a model that computes NaN has said nothing.
+    """
     text, odds = reply
     parsed = family.parse(text, ask)
-    if parsed is None:
+    if parsed is None or not all(math.isfinite(p) for labels in odds.values() for p in labels.values()):
         return None
     unsafe, refusal = chance(odds, family.unsafe), chance(odds, family.refusal)
     return Verdict(parsed.unsafe if unsafe is None else unsafe, parsed.refusal if refusal is None else refusal, parsed.categories)

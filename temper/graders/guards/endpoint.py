@@ -23,14 +23,14 @@ BYTES_PER_TOKEN = 2
 
 
 class Speaking(Protocol):
-    """Sends bodies to an OpenAI-compatible server, with temperature 0, and returns (text, tokens) of each, in order.
+    """Sends bodies to an OpenAI-compatible server, with temperature 0, and returns (text, tokens) of each, in order, or why not.
 
     A body has "prompt" (for /completions) or "messages" (for /chat/completions), "max_tokens", "logprobs" as the number of
     alternatives wanted, and what else the server should get. The tokens are empty where the server gives no log-probabilities.
-    Raises `ModelError` if the server refuses or fails.
+    Raises `ModelError` if not one reply can be had.
     """
 
-    def __call__(self, bodies: Sequence[Mapping[str, object]], /) -> list[tuple[str, Sequence[Token]]]: ...
+    def __call__(self, bodies: Sequence[Mapping[str, object]], /) -> Sequence[tuple[str, Sequence[Token]] | str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Endpoint:
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", digest(["endpoint", self.model]))
 
-    def __call__(self, asks: Sequence[Ask], /) -> list[Reply]:
+    def __call__(self, asks: Sequence[Ask], /) -> list[Reply | str]:
         replies = self.speak([self._body(ask) for ask in asks])
-        return [_reply(ask, text, tokens) for ask, (text, tokens) in zip(asks, replies, strict=True)]
+        return [reply if isinstance(reply, str) else _reply(ask, *reply) for ask, reply in zip(asks, replies, strict=True)]
 
     def count(self, text: str, /) -> int:
         """Tokens of a text, estimated on the safe side for prose of any script."""
@@ -66,7 +66,10 @@ class Endpoint:
         return {**body, "messages": [{"role": m.role, "content": m.content} for m in ask.messages], **extra}
 
 
-def _reply(ask: Ask, text: str, tokens: Sequence[Token]) -> Reply:
+def _reply(ask: Ask, text: str, tokens: Sequence[Token]) -> Reply | str:
+    """The text and its odds; or that there is no reply to trust, where the model computed NaN. Minus infinity is the log of 0."""
+    if any(math.isnan(p) or p == math.inf for _, likeliest in tokens for p in likeliest.values()):
+        return "the server's log-probabilities are not numbers"
     whole = "".join(token for token, _ in tokens)
     return text, odds(ask.steps, whole, tokens) if whole.strip() else {}
 
