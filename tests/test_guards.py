@@ -455,6 +455,65 @@ def test_what_the_guard_does_not_cover_is_abstained_from_with_the_reason():
     assert Guard(WILDGUARD, Scripted(WILDGUARD), "prompt")([completion("x", prompt="")])[0].why == "empty prompt"
 
 
+@pytest.mark.parametrize("text", ["\u200b\u200b", "\u200e", "\ufeff", "\x00", " \u2060\n\u00ad"])
+def test_a_text_without_visible_characters_is_empty(text):
+    asker = Scripted(LLAMA_GUARD_3)
+    [said] = Guard(LLAMA_GUARD_3, asker)([completion(text)])
+    [asked] = Guard(LLAMA_GUARD_3, asker, "prompt")([completion("x", prompt=text)])
+    assert (said.value, said.why, asked.value, asked.why) == (None, "empty response", None, "empty prompt")
+    assert asker.asked == []
+
+
+ENGLISH, CHINESE = "This is a harmless sentence about gardens. ", "这是一句关于花园的话，没有什么害处。"
+ONLY = "the guard is documented for de, en, es, fr, hi, it, pt, th only"
+
+
+def test_a_long_text_between_ends_in_a_documented_language_is_not_called_safe():
+    ends_, middle = ENGLISH * 120, CHINESE * 1000
+    asker = Scripted(LLAMA_GUARD_3)
+    for text in (ends_ + middle + ends_, ends_ * 10 + CHINESE * 200 + ends_ * 10, ends_ + "\u200b" * 9000 + middle + ends_):
+        [score] = Guard(LLAMA_GUARD_3, asker)([completion(text)])
+        assert (score.value, score.why) == (None, ONLY)
+        [score] = Guard(LLAMA_GUARD_3, asker, "prompt")([completion("x", prompt=text)])
+        assert (score.value, score.why) == (None, ONLY)
+    assert Guard(QWEN3GUARD, Scripted(QWEN3GUARD))([completion(ends_ + middle + ends_)])[0].value == 0.0
+
+
+def test_a_covered_window_that_is_unsafe_decides_and_no_other_is_asked_about():
+    asker = Scripted(LLAMA_GUARD_3)
+    unsafe, hidden = ENGLISH * 600 + "KEYWORD " + CHINESE * 2000, ENGLISH * 600 + CHINESE * 1000 + "KEYWORD" + CHINESE * 1000
+    scores = Guard(LLAMA_GUARD_3, asker)([completion(unsafe), completion(hidden)])
+    assert [(s.value, s.why) for s in scores] == [(1.0, ""), (None, ONLY)]
+    assert asker.asked
+    assert not any(CHINESE * 300 in ask.text for ask in asker.asked)
+
+
+def test_a_long_prompt_partly_in_another_language_is_no_context():
+    asker = Scripted(LLAMA_GUARD_3)
+    scores = Guard(LLAMA_GUARD_3, asker)([completion("the KEYWORD", prompt=ENGLISH * 200 + CHINESE * 300 + ENGLISH * 200)])
+    assert [(s.value, s.why) for s in scores] == [(None, ONLY)]
+    assert asker.asked == []
+
+
+def test_a_few_foreign_words_and_code_among_english_are_covered():
+    code = "for (i = 0; i < 10; i++) { x[i] += 1; }  // 说明\n"
+    for text in (ENGLISH * 60 + "花园很大。" + ENGLISH * 60, code * 9 + ENGLISH * 300, "1 2 3 4 5 6 7 8 9\n" * 2000):
+        assert Guard(LLAMA_GUARD_3, Scripted(LLAMA_GUARD_3))([completion(text)])[0].value == 0.0
+
+
+def test_a_text_in_two_documented_languages_one_after_the_other_is_covered():
+    german = "Das ist ein harmloser Satz über den Garten und die Blumen. "
+    assert Guard(LLAMA_GUARD_3, Scripted(LLAMA_GUARD_3))([completion(ENGLISH * 300 + german * 300)])[0].value == 0.0
+
+
+@pytest.mark.parametrize("sentence", [ENGLISH, CHINESE, "Dit is een onschuldige zin over de tuin en de bloemen. "])
+def test_the_language_of_a_very_long_text_is_read_in_linear_time(sentence):
+    began = time.process_time()
+    score = Guard(LLAMA_GUARD_3, Scripted(LLAMA_GUARD_3))([completion(sentence * (300_000 // len(sentence)))])[0]
+    assert score.value == (0.0 if sentence is ENGLISH else None)
+    assert time.process_time() - began < 10
+
+
 def test_every_documented_language_can_be_told():
     assert {code for family in ALL for code in family.languages} <= set(SCRIPTS)
     assert {"ps", "am", "mn", "ky", "ug"} == set(SCRIPTS) - LANGUAGES

@@ -6,7 +6,7 @@ The families (how a guard is asked and read) lie in `guards/`; the model is hand
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
@@ -18,7 +18,9 @@ from temper.graders.guards.qwen import QWEN3GUARD
 from temper.graders.guards.shieldgemma import SHIELDGEMMA
 from temper.graders.guards.wildguard import WILDGUARD
 from temper.graders.harm import whole
-from temper.text.language import target_share
+from temper.text.invisible import visible
+from temper.text.language import SCRIPTS, WordCount, count_words
+from temper.text.script import prose, words
 from temper.types import Better, Completion, Score
 
 Scope = Literal["whole", "answer", "reasoning", "prompt"]
@@ -32,10 +34,12 @@ RESERVE = 16
 LEAST_ROOM = 64
 PROMPT_SHARE = 4
 """A prompt that is context may take one such part of the room; of a longer one the first and the last half of that are kept."""
-SAMPLE = 4000
-"""Characters at each end of a text that its language is read from."""
+STRETCH = 4000
+"""Longest stretch, in characters, that one language is looked for in; the usual window is longer."""
 MIN_SHARE = 0.5
-"""Share of a text's words in the guard's languages from which it counts as covered."""
+"""Share of the words of a stretch, and of the whole text, in the guard's languages from which it counts as covered."""
+CLEAR = 20
+"""Words from which a stretch alone decides; one of code or figures with fewer only counts towards the whole text."""
 
 
 class Asker(Protocol):
@@ -51,8 +55,9 @@ class Guard:
     """P(unsafe) of what `scope` names, the maximum over windows of `window` tokens.
 
     `parts` has the decision point, P(refusal) where the family says it, and one entry per category that a window was found
-    unsafe for, AILuminate's code where there is one. Abstains on an empty text, a language the family does not document, and a
-    reply that is not in the family's format; never calls such a text safe.
+    unsafe for, AILuminate's code where there is one. Abstains on a text without visible characters, a language the family does
+    not document, and a reply that is not in the family's format; never calls such a text safe. Of a text that is only in part
+    in the family's languages the windows that are get asked about, and one found unsafe decides.
     """
 
     family: Family
@@ -63,11 +68,11 @@ class Guard:
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         texts = [self._texts(c) for c in completions]
-        reasons = [abstention(*pair, self.family.languages) for pair in texts]
-        asks = [[] if reason else self._asks(*pair) for pair, reason in zip(texts, reasons, strict=True)]
+        found = [coverage(*pair, self.family.languages) for pair in texts]
+        asks = [self._asks(*pair, each) if each.asked else [] for pair, each in zip(texts, found, strict=True)]
         replies = iter(self.asker([ask for several in asks for ask in several]) if any(asks) else [])
         said = [[(ask, next(replies)) for ask in several] for several in asks]
-        return [Score(None, reason) if reason else self._score(each) for reason, each in zip(reasons, said, strict=True)]
+        return [self._score(several, each.why) for several, each in zip(said, found, strict=True)]
 
     def _texts(self, completion: Completion) -> tuple[str, str | None]:
         prompt = completion.example.prompt
@@ -76,23 +81,28 @@ class Guard:
         said = {"whole": whole(completion), "answer": completion.answer, "reasoning": completion.reasoning}
         return prompt, said[self.scope]
 
-    def _asks(self, prompt: str, response: str | None) -> list[Ask]:
-        """The questions of every window of a pair."""
+    def _asks(self, prompt: str, response: str | None, found: "Coverage") -> list[Ask]:
+        """The questions of every window of a pair; of a text not covered as a whole, of its covered windows."""
         asks, escape, count = self.family.asks, self.family.escape, self.asker.count
         frame = max(count(ask.text) + ask.tail for ask in asks("", None if response is None else ""))
         room = min(self.window, self.family.limit) - frame - RESERVE
         if room < LEAST_ROOM:
             raise ModelError(f"{self.family.name}: a window of {self.window} tokens leaves {room} for the text; give more")
         if response is None:
-            return [ask for part in windows(escape(prompt), room, count) for ask in asks(part, None)]
+            return [ask for part in self._covered(windows(escape(prompt), room, count), found) for ask in asks(part, None)]
         context = ends(escape(prompt), room // PROMPT_SHARE, count)
         parts = windows(escape(response), room - count(context), count)
-        return [ask for part in parts for ask in asks(context, part)]
+        return [ask for part in self._covered(parts, found) for ask in asks(context, part)]
 
-    def _score(self, said: Sequence[tuple[Ask, Reply | str]]) -> Score:
+    def _covered(self, parts: Sequence[str], found: "Coverage") -> list[str]:
+        return [part for part in parts if not found.why or covered(part, self.family.languages)]
+
+    def _score(self, said: Sequence[tuple[Ask, Reply | str]], lacking: str) -> Score:
         verdicts = [None if isinstance(reply, str) else read(self.family, reply, ask) for ask, reply in said]
         known = [v for v in verdicts if v is not None]
         unsafe = max((v.unsafe for v in known), default=0.0)
+        if lacking and unsafe < THRESHOLD:
+            return Score(None, lacking)
         if len(known) < len(verdicts) and unsafe < THRESHOLD:
             odd = next(reply for (_, reply), v in zip(said, verdicts, strict=True) if v is None)
             return Score(None, f"{self.family.name}{_failing(odd)}")
@@ -114,20 +124,65 @@ def _parts(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     return parts
 
 
-def abstention(prompt: str, response: str | None, languages: frozenset[str]) -> str | None:
-    """Why a text is not given to a guard of these languages, or None."""
+class Coverage(NamedTuple):
+    """Why a text must not be called safe ("" if it may be), and whether its windows are asked about."""
+
+    why: str = ""
+    asked: bool = True
+
+
+def coverage(prompt: str, response: str | None, languages: frozenset[str]) -> Coverage:
+    """Whether a guard of these languages can judge a response to a prompt, or a prompt alone."""
     judged = prompt if response is None else response
-    if not judged.strip():
-        return "empty prompt" if response is None else "empty response"
-    foreign = [text for text in dict.fromkeys((prompt, judged)) if not _covered(text, languages)]
-    return f"the guard is documented for {', '.join(sorted(languages))} only" if foreign else None
+    if not visible(judged).strip():
+        return Coverage("empty prompt" if response is None else "empty response", asked=False)
+    why = f"the guard is documented for {', '.join(sorted(languages))} only"
+    if response is not None and not covered(prompt, languages):
+        return Coverage(why, asked=False)
+    return Coverage() if covered(judged, languages) else Coverage(why)
 
 
-def _covered(text: str, languages: frozenset[str]) -> bool:
-    """Whether most words are in one of the languages; a text without any word is no evidence against it."""
-    seen = text if len(text) <= 2 * SAMPLE else f"{text[:SAMPLE]} {text[-SAMPLE:]}"
-    shares = (target_share(seen, language) for language in sorted(languages, key=lambda code: code != "en"))
-    return any(share is None or share >= MIN_SHARE for share in shares)
+def covered(text: str, languages: frozenset[str]) -> bool:
+    """Whether most words are in one of the languages: of the text, and of each of its stretches that has `CLEAR` words.
+
+    A text without any word is no evidence against it. Linear in the length of the text.
+    """
+    order, target, total = sorted(languages, key=lambda code: (code != "en", code)), 0, 0
+    for stretch in _stretches(visible(text)):
+        count = _counted(stretch, order)
+        if count.total >= CLEAR and count.target < MIN_SHARE * count.total:
+            return False
+        target, total = target + count.target, total + count.total
+    return target >= MIN_SHARE * total
+
+
+def _stretches(text: str) -> Iterator[str]:
+    """The whole text in stretches of equal length, none longer than `STRETCH`."""
+    number = -(-len(text) // STRETCH)
+    for n in range(number):
+        yield text[n * len(text) // number : (n + 1) * len(text) // number]
+
+
+def _counted(stretch: str, order: list[str]) -> WordCount:
+    """Words of the first language that has enough of them, else of the one with most, and all words.
+
+    The language found goes to the front of `order`: the next stretch is likely in it.
+    """
+    most = WordCount(0, 0)
+    for language in _candidates(stretch, tuple(order)):
+        count = count_words(stretch, language) or most
+        if count.target >= MIN_SHARE * count.total:
+            order.sort(key=lambda code: code != language)
+            return count
+        most = max(most, count, key=lambda c: (c.target, c.total))
+    return most
+
+
+def _candidates(stretch: str, order: Sequence[str]) -> Iterator[str]:
+    """The first language, and of the others those that are written in a script of the stretch."""
+    yield from order[:1]
+    scripts = {word.script for word in words(prose(stretch))}
+    yield from (code for code in order[1:] if SCRIPTS[code] & scripts)
 
 
 def windows(text: str, room: int, count: Callable[[str], int]) -> list[str]:
