@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from temper.errors import UsageError
-from temper.graders.judge import LETTERS, Ask, Asker, Cost, Ledger, Reply, averaged, conversation, label_order, prompt
+from temper.graders.judge import LETTERS, Ask, Asker, Cost, Ledger, Reply, averaged, conversation, heard, label_order, prompt
 from temper.graders.quote import Block, blank, quoted
 from temper.graders.rubric import Label, Rubric
 from temper.types import Completion, Score
@@ -62,7 +62,7 @@ class Pairwise:
         reasons = [self._reason(_Pair(*pair)) for pair in pairs]
         covered = [_Pair(*pair) for pair, reason in zip(pairs, reasons, strict=True) if not reason]
         asks = [ask for pair in covered for ask in self._asks(pair)]
-        replies = [Reply(*reply) for reply in self.asker(asks)] if asks else []
+        replies = [heard(Reply(*reply)) for reply in self.asker(asks)] if asks else []
         for reply in replies:
             self.spending.add(reply.spent, graded=reply.chances is not None)
         each = 2 * self.votes
