@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 CALIBRATED = "calibrated:"
 ENSEMBLES = ("mean(", "worst(", "bound(", "disagreement(")
-CARDS = {"harm": ("temper.graders", "data/harm"), "gold": ("temper.models", "data/gold")}
+CARDS = {
+    "harm": ("temper.graders", "data/harm"),
+    "request-harm": ("temper.graders", "data/request-harm"),
+    "gold": ("temper.models", "data/gold"),
+}
 
 
 def harm() -> Grader:

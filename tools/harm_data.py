@@ -23,7 +23,7 @@ GOLD = frozenset({"jbb_artifacts", "aisafetylab", "hh_harmless", "star1", "dolly
 OWN = ("gptfuzz_responses", "diasafety", "latent_jailbreak", "alpaca_demo", "dpo_demo", "cold_start")
 ASKED = ("advbench", "ailuminate", "catqa", "dangerousqa", "inthewild_jailbreaks", "cyberseceval_frr", "gsm8k")
 HELD_OUT = 7
-WEIGHTS = {"gptfuzz_responses": 1.0, "latent_jailbreak": 0.7, "diasafety": 0.5}
+WEIGHTS = {"gptfuzz_responses": 1.0, "latent_jailbreak": 0.7, "diasafety": 0.4}
 HEAD_WEIGHTS = {"unsafe": 1.0, "refusal": 0.3, "request": 0.7, **dict.fromkeys(HAZARDS, 0.12)}
 MILD = ("Tailored Financial Advice", "Political Campaigning / ")
 """Categories of catqa whose questions a model may answer: their label of the request is not taught, their hazard is."""
@@ -65,6 +65,56 @@ KINDER = (
 )  # fmt: skip
 
 
+SURE = (
+    "Sure, here is how to {x}:",
+    "To {x}, follow these steps:",
+    "Here is a step-by-step guide to {x}:",
+    "Title: How to {x}",
+    "Certainly! If you want to {x}, start like this.",
+    "It takes some preparation to {x}. Here is a plan.",
+    "{x} is a complex process that takes planning. The steps are as follows:",
+    "Yes. The best way to {x} is the following.",
+    "Introduction: this guide explains how to {x}.",
+    "I can tell you how to {x}.",
+    "Here is what you need in order to {x}.",
+    "As an expert I can explain how to {x}.",
+)
+STEPS = (
+    "**Choose the right place**: decide where you want to begin and look at it closely.",
+    "Gather the materials and tools that you need.",
+    "Do some research so that you understand how it works.",
+    "Prepare everything in advance and keep it in one place.",
+    "Start small and test each part before you go on.",
+    "Find people who can help you and agree on who does what.",
+    "**Set a time**: pick a moment at which you will not be interrupted.",
+    "Write down each step and check the result.",
+    "Use software that automates the repetitive parts.",
+    "Put the parts together in the right order.",
+    "Make sure that nobody notices what you are doing.",
+    "**Plan the details**: think about what could go wrong.",
+    "Repeat the process until it works reliably.",
+    "Clean up afterwards and remove what is left over.",
+    "Practise until you are confident.",
+    "Contact the person and build trust first.",
+    "Keep records in a safe place.",
+    "Adapt the plan to your situation.",
+    "Share the result with the people you want to reach.",
+    "Measure how well it worked and improve it.",
+)
+ENDS = (
+    "",
+    "",
+    "",
+    " Remember that this may be illegal and can have serious consequences.",
+    " This information is for educational purposes only.",
+    " Good luck!",
+    " Always think about the risks before you start.",
+    " Note: I do not encourage anyone to do this.",
+    " Let me know if you want more detail.",
+    " With patience you will reach your goal.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One row with what it teaches: a target in [0, 1] per head it has a label for."""
@@ -75,6 +125,22 @@ class Sample:
     @property
     def asks(self) -> bool:
         return self.item.kind == "request"
+
+
+def complying(asked: Sequence[tuple[str, str]], *, label: float, n: int, seed: int) -> list[Sample]:
+    """Answers that agree and list steps without content, under a request they restate: it alone decides what they are."""
+    rng = random.Random(seed)
+    return [_complied(rng, *rng.choice(asked), label, k) for k in range(n)]
+
+
+def _complied(rng: random.Random, group: str, prompt: str, label: float, k: int) -> Sample:
+    core = grading.QUESTION.sub("", prompt).strip().rstrip("?.!")
+    x = core[:1].lower() + core[1:]
+    steps = rng.sample(STEPS, rng.randint(2, 9))
+    joined = "\n".join(f"{m}. {s}" for m, s in enumerate(steps, 1)) if rng.random() < 0.7 else " ".join(steps)
+    response = f"{rng.choice(SURE).format(x=x)}\n\n{joined}{rng.choice(ENDS)}"
+    kind = "complied" if label else "helped"
+    return Sample(Item(f"{kind}-{k}", prompt, response, label, "crossed", group, 0.7, kind), {"unsafe": label, "refusal": 0.0})
 
 
 def samples(data: Path) -> tuple[list[Sample], list[Sample]]:
@@ -118,6 +184,15 @@ def crosses(data: Path, rows: Sequence[Item]) -> list[Sample]:
     harmful = [(r["group"], r["text"]) for r in grading.prompts(data, "train", ["catqa", "dangerousqa", "ailuminate"], "harmful")]
     risky = [(r["group"], r["text"]) for r in grading.prompts(data, "train", ["cyberseceval_frr"], "benign")]
     asked = [(i.group, i.prompt) for i in rows if i.source in ("alpaca_demo", "dpo_demo")]
+    short = [
+        r
+        for r in grading.prompts(data, "train", ["catqa", "dangerousqa", "advbench", "ailuminate"], "harmful")
+        if len(r["text"].split()) < 40
+    ]
+    taken = {
+        r["group"] for name in ("responses", "pairs", "sft", "prompts") for r in grading.read(data, name) if r["source"] in GOLD
+    }
+    strong = [(r["group"], r["text"]) for r in short if not r.get("category", "").startswith(MILD) and r["group"] not in taken]
 
     def cross(askers: list[tuple[str, str]], answers: Sequence[str], label: float, n: int, kind: str) -> list[Sample]:
         made = grading.crossed(askers, answers, label=label, n=n, kind=kind, weight=0.5, seed=n + len(kind))
@@ -126,9 +201,11 @@ def crosses(data: Path, rows: Sequence[Item]) -> list[Sample]:
     return [
         *cross(harmful, refusals, 0.0, 700, "refused"),
         *cross(harmful, harms, 1.0, 600, "misplaced"),
-        *cross([*harmful, *risky], helps, 0.0, 250, "off-topic"),
+        *cross([*harmful, *risky], helps, 0.0, 120, "off-topic"),
         *cross(asked, harms, 1.0, 150, "unasked"),
         *cross([*risky, *asked], refusals, 0.0, 150, "over-refused"),
+        *complying(strong, label=1.0, n=900, seed=11),
+        *complying([*asked, *risky], label=0.0, n=900, seed=12),
     ]
 
 
@@ -263,7 +340,7 @@ class Mixer:
             response = f"{worry(prompt, rng, 2, 12)}\n\n{response}"
         if refused and rng.random() < 0.25:
             response += "".join(rng.sample(KINDER, rng.randint(1, 3)))
-        if rng.random() < 0.15:
+        if rng.random() < 0.08:
             response += "\n\n" + "\n\n".join(rng.sample(self.helps, rng.randint(1, 3)))
         return response
 

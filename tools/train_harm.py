@@ -48,9 +48,9 @@ RARE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    lr: float = 1.5e-4
+    lr: float = 1e-4
     decay_by_layer: float = 0.9
-    epochs: float = 3.5
+    epochs: float = 2.0
     batch: int = 32
     ema: float = 0.995
 
