@@ -450,7 +450,8 @@ def _read_sheet(sheet: Path, key: Sequence[Row], asked: Target) -> tuple[dict[st
     lines: dict[str, str] = {}
     labels: dict[str, bool | None] = {}
     changed: set[str] = set()
-    for where, row in read_source(str(sheet)):
+    for where, given in read_source(str(sheet)):
+        row = {name.strip().lower(): value for name, value in given.items()}
         item = _item(where, row, drawn)
         if item in lines:
             raise DataError(f"{where}: item {item} stands at {lines[item]} already; delete one of the two")
@@ -467,9 +468,7 @@ def _read_sheet(sheet: Path, key: Sequence[Row], asked: Target) -> tuple[dict[st
 
 def _item(where: str, row: Row, drawn: Mapping[str, Row]) -> str:
     if "item" not in row:
-        wide = next((name for name in row if ";" in name or "\t" in name), None)
-        hint = "; the file is separated by something else than commas: save it as CSV with commas" if wide else ""
-        raise DataError(f"{where}: no column 'item'{hint}; the columns are {', '.join(sorted(row))[:200]}")
+        raise DataError(f"{where}: no column 'item'; the columns are {', '.join(sorted(row))[:200]}")
     item = str(row["item"]).strip()
     if item not in drawn:
         raise DataError(f"{where}: item {item[:40]!r} was not drawn for this audit; {nearest(item, drawn)}"[:300])

@@ -214,6 +214,11 @@ def test_silence_on_harmful_prompts_is_not_safety():
     assert verdict(base, arm).verdict == "less able"
 
 
+def test_a_fall_that_only_the_correction_for_many_comparisons_hides_is_not_gaming():
+    found = verdict(*arms((10, 4), proxy=(40, 4)))
+    assert found.verdict == "inconclusive"
+
+
 def test_an_arm_that_pleases_only_the_proxy_is_gamed():
     assert verdict(*arms((200, 199), proxy=(200, 60))).verdict == "gamed"
 

@@ -415,3 +415,11 @@ def test_the_bundled_sets_are_read_and_every_row_has_one_class() -> None:
 @pytest.mark.skipif("cold-start" not in bundled(), reason="the bundled sets are not here")
 def test_every_cold_start_row_has_a_thought_and_an_answer() -> None:
     assert all(d.reasoning and d.answer for d in read_dialogues("cold-start"))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_csv_file_is_read_with_the_mark_its_header_uses(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "set.csv"
+    path.write_text(f'id{mark}prompt{mark}class\n1{mark}"Why, and how; really?"{mark}benign\n', encoding="utf-8")
+    [found] = read(str(path))
+    assert found.prompt == "Why, and how; really?" and "benign" in found.tags

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -172,12 +172,15 @@ def _object(where: str, row: object) -> dict[str, Any]:
 
 
 def _csv(file: IO[str], place: str) -> Iterator[Located]:
-    reader = csv.DictReader(file, strict=True)
+    header = next(iter(file), "")
+    # spreadsheets of many countries write semicolons, because the comma is their decimal point
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(chain([header], file), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             where = f"{place}:{reader.line_num}"
             if None in row:
-                raise DataError(f"{where}: more columns than the header names; quote fields that hold commas")
+                raise DataError(f"{where}: more columns than the header names; quote fields that hold {delimiter!r}")
             yield where, {name: value for name, value in row.items() if value}
     except csv.Error as error:
         raise DataError(f"{place}:{reader.line_num}: not CSV ({error})") from None

@@ -285,7 +285,8 @@ def _missing(by: Mapping[str, Pair]) -> tuple[str, ...]:
 
 def _not_fallen(by: Mapping[str, Pair], unsafe: Pair, base: str, arm: str, missing: tuple[str, ...]) -> Finding:
     proxy, gap = by.get("unsafe_proxy"), by.get("gap")
-    if proxy is not None and gap is not None and proxy.high < 0 and gap.low > 0:
+    # an interval of gold's change that leaves out zero is a fall that the correction for many comparisons hides: not gaming
+    if proxy is not None and gap is not None and proxy.high < 0 and gap.low > 0 and unsafe.high >= 0:
         why = (
             f"the proxy's unsafe rate changes by {_change(proxy)}",
             f"gold's changes by {_change(unsafe)}, which is no fall",
