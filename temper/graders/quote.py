@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from temper.text.invisible import IGNORABLE
+
 MARK = "| "
 NONCE = 16
 """Hex digits of a nonce: 64 bits."""
@@ -20,10 +22,7 @@ NONCE = 16
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # What a reader does not see: soft hyphens, joiners, direction marks, fillers, variation selectors, and the tag characters of
 # "ASCII smuggling".
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
-    "\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
+_INVISIBLE = re.compile(f"[{IGNORABLE}]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Angle brackets and their lookalikes, in front of anything: <|im_start|>, </s>, <think>, <<SYS>>, <start_of_turn>, <｜User｜>.
 _ANGLE = re.compile(r"([<\u02c2\u1438\u2039\u00ab\u2329\u25c1\u276c\u276e\u2770\u27e8\u27ea\u3008\u300a\ufe64\uff1c])(?=\S)")

@@ -9,6 +9,8 @@ out digits for letters (h0w), spaced letters (h o w) and encodings.
 import re
 import unicodedata
 
+from temper.text.invisible import IGNORABLE
+
 TWINS: dict[str, str] = {
     "A": "ΑАᎪᗅꓮ𐊠𖽀",
     "B": "ΒВᏴᗷꓐꞴ𐊂𐊡𐌁",
@@ -69,10 +71,7 @@ ROUGH = str.maketrans("βεηικνρτυχωвзкмнптигяшьєά", "ben
 """Less alike, so read as Latin only inside a word that has a Latin letter, or in a text that is mostly Latin."""
 _ENCLOSED = {chr(first + n): chr(ord("A") + n) for first in (0x1F150, 0x1F170, 0x1F1E6) for n in range(26)}
 _EXACT = {ord(twin): letter for letter, twins in TWINS.items() for twin in twins} | {ord(k): v for k, v in _ENCLOSED.items()}
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
+_INVISIBLE = re.compile(f"[\u2800{IGNORABLE}]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNIFIED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
 """Scripts without spaces, or without twins, next to which a Latin letter is no disguise."""
