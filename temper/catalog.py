@@ -8,18 +8,19 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from temper import registry
 from temper.errors import TemperError, UnknownName
 from temper.files import digest, read_json
+from temper.graders.ensemble import Ensemble, How, written
 from temper.types import Grader, Named
 
 if TYPE_CHECKING:
     from temper.graders.harm import Reader
 
 CALIBRATED = "calibrated:"
-ENSEMBLES = ("mean(", "worst(", "bound(", "disagreement(")
+ENSEMBLES = tuple(f"{how}(" for how in get_args(How))
 CARDS = {
     "harm": ("temper.graders", "data/harm"),
     "request-harm": ("temper.graders", "data/request-harm"),
@@ -104,8 +105,6 @@ def judge(spec: str) -> Grader:
 
 def ensemble(spec: str) -> Grader:
     """`HOW(NAME, NAME, ..., kappa=1, quorum=COUNT)`: several graders as one. Raises `UnknownName`, `RecipeError`."""
-    from temper.graders.ensemble import Ensemble, written
-
     asked = written(spec)
     return Ensemble(tuple(map(grader, asked.names)), asked.how, kappa=asked.kappa, quorum=asked.quorum)
 
@@ -157,8 +156,8 @@ def grader(spec: str) -> Named:
     """
     form = next((make for begins, make in FORMS.items() if spec.startswith(begins)), None)
     made = form(spec) if form else _found(spec)
-    within = frozenset(inside(made) | _model_trace(spec))
-    return Named(short(spec), made, identity(made), weights(made), card(short(spec)), within)
+    name, within = short(spec), frozenset(inside(made) | _model_trace(spec))
+    return Named(name, made, identity(made), weights(made), card(name), within)
 
 
 def _found(spec: str) -> Grader:
@@ -180,8 +179,6 @@ def short(spec: str) -> str:
     if spec.startswith("judge:"):
         return re.sub(r"@https?://[^#]*#", "@", spec)
     if spec.startswith(ENSEMBLES):
-        from temper.graders.ensemble import written
-
         asked = written(spec)
         return f"{asked.how}({', '.join(map(short, asked.names))})"
     return spec.rpartition(":")[2] if ".py:" in spec else spec
