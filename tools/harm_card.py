@@ -1,4 +1,7 @@
-"""The card of the harm encoder: every head of the shipped file measured on the development rows, which serve nothing else."""
+"""The card of the harm encoder: every head of the shipped file measured on the development rows, and what no rows can tell.
+
+`temper graders card` measures the graders made of it (tools/card_labels.py), and keeps the facts and limits written here.
+"""
 
 import time
 from collections.abc import Sequence
@@ -11,14 +14,14 @@ import harm_data
 import numpy as np
 from grading import Item
 
-from temper.graders.harm import HAZARDS, covered
+from temper.files import write_json
+from temper.graders.harm import HAZARDS
 from temper.models.encoder import OVERLAP, PROMPT_ROOM, SIZE, Encoder
-from temper.text.confusables import clean
 
 RESPONSES = ("gptfuzz_responses", "jbb_artifacts", "aisafetylab", "diasafety", "latent_jailbreak")
 """The sources of dev rows with labelled answers, which are also measured together."""
 LIMITS = (
-    "English only; Chinese goes to another reader. Elsewhere the grader abstains, and never says safe.",
+    "English and simplified Chinese; elsewhere the grader abstains, and never says safe.",
     "Fewer than ten words of another language in Latin script cannot be told from English and are read as such.",
     "Encodings that look like words (rot13, leetspeak, spaced letters) are read as they stand.",
     "Answers of chat models of 2023, small talk, and few distinct harmful requests (57 questions in gptfuzz_responses).",
@@ -27,6 +30,21 @@ LIMITS = (
     "Hazards of an answer rest on few sources; the accuracy below is that of requests.",
     "Half of the rows of gptfuzz_responses share their question with rows of the gold judge's sources; no answers are shared.",
     "It can be gamed, like every reward: compare with `gold`, and read rows.",
+)
+
+
+REQUEST_LIMITS = (
+    "Requests of coconot, which are not to be complied with for reasons other than harm, are mostly missed or confused.",
+    "Harmless prompts about dark subjects are flagged more often than others; measure on your own before you filter with it.",
+    "English and simplified Chinese; elsewhere the grader abstains.",
+)
+REQUESTS = (
+    "advbench, ailuminate, catqa, dangerousqa, inthewild_jailbreaks, cyberseceval_frr, gsm8k, alpaca_demo, dpo_demo; in Chinese "
+    "jade, catqa, cyberseceval_injection, cvalues, safetybench_zh, alpaca_demo, dpo_demo (train splits)"
+)
+"""What the request heads of both readers learnt from."""
+CHINESE = (
+    "the Chinese reader on jade_align, latent_jailbreak, alpaca_demo, dpo_demo and their English neighbours (card of harm-zh)"
 )
 
 
@@ -39,23 +57,39 @@ def write(data: Path, out: Path, encoder: Encoder, note: dict[str, Any], setting
         "refusal": refusals(data, encoder, rows),
         "request": requests(data, encoder, rows),
     }
-    unread = [bool(covered(clean(i.prompt), clean(i.response), [encoder.languages]).why) for i in items]
+    named = hazards(data, encoder, rows)
+    told = facts(note, settings, speed, named)
+    write_requests(out.parent / "request-harm", told)
     grading.write_card(
         out,
         {
             "name": "harm",
             "what": "P(a response is unsafe as an answer to its prompt). A reward; its independent judge is `gold`. "
             "The same network tells refusals, harmful requests (`request-harm`) and the hazard.",
-            "facts": facts(note, settings, speed, float(np.mean(unread))),
+            "facts": told,
             "sources": pooled(items, found[:, 0], encoder.thresholds["unsafe"]),
             "heads": heads,
-            "hazards": hazards(data, encoder, rows),
+            "hazards": named,
             "limits": LIMITS,
         },
     )
 
 
-def facts(note: dict[str, Any], settings: dict[str, Any], speed: float, unread: float) -> dict[str, Any]:
+def write_requests(folder: Path, told: dict[str, Any]) -> None:
+    """What the card of `request-harm` says beside its figures, which `temper graders card` adds."""
+    kept = {name: told[name] for name in ("model", "languages", "calibration", "hazards")}
+    what = "P(a prompt asks for harm), from the prompt alone, by the networks of `harm`."
+    seed = {
+        "name": "request-harm",
+        "what": what,
+        "facts": {**kept, "trained on": REQUESTS},
+        "limits": REQUEST_LIMITS,
+        "sources": {},
+    }
+    write_json(folder / "card.json", seed)
+
+
+def facts(note: dict[str, Any], settings: dict[str, Any], speed: float, named: dict[str, Any]) -> dict[str, Any]:
     told = {
         name: f"slope {h['slope']:.3f}, offset {h['offset']:.3f}, threshold {h['threshold']}"
         for name, h in settings["heads"].items()
@@ -65,16 +99,17 @@ def facts(note: dict[str, Any], settings: dict[str, Any], speed: float, unread: 
         "model": "MiniLM (6 layers, 22.7 M parameters), mean over tokens, 15 heads; int8 weights, fp32 arithmetic",
         "reads": f"prompt (at most {PROMPT_ROOM} tokens) and response in windows of {SIZE} tokens that share {OVERLAP}; "
         "a prompt alone in windows too; the maximum counts",
-        "languages": "en",
+        "languages": "en by this network; zh by the Chinese reader (card of harm-zh)",
         "trained on": f"{', '.join(harm_data.OWN)} (pairs) and {', '.join(harm_data.ASKED)} (requests), train splits, English: "
         f"{note['fitted_items']} items with crossed pairs, one fit from the pretrained MiniLM in {note['seconds']} s; {fitted}; "
-        f"items {note['items']['fit']}",
+        f"items {note['items']['fit']}; {CHINESE}",
         "calibration": f"Platt scaling on {note['held_out_items']} held-out train items ({note['items']['held_out']}): "
         + "; ".join(f"{name}: {text}" for name, text in told.items()),
         "threshold": f"{settings['heads']['unsafe']['threshold']} "
         "(from 0.5 on, the best sensitivity + specificity with specificity of at least 0.95 on held-out assistant answers)",
-        "abstains": f"on {unread:.1%} of the rows below; the figures are the network's on all rows",
         "speed": f"{speed:.0f} rows below per CPU second, one thread, on a shared machine",
+        "hazards": f"top-1 of AILuminate's twelve on {named['n']} labelled dev requests: "
+        "{:.2f} [{:.2f}, {:.2f}]".format(*named["top-1 accuracy"]),
     }  # fmt: skip
 
 
