@@ -18,7 +18,7 @@ from temper.stats import NOTHING, Estimate
 Floats = NDArray[np.float64]
 Names = Sequence[object] | NDArray[np.generic]
 
-INFORMATIVE = 0.2  # least sensitivity + specificity - 1 of a judge whose rates are corrected (science.md 8.5, evaluation.md 4.9)
+INFORMATIVE = 0.2  # least sensitivity + specificity - 1 of a judge whose rates are corrected (docs/science.md 8.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from temper.report.read import Run
 from temper.report.text import count, percent, points, scaled, span
 
 CUT = ("truncated_in_thought", "truncated_in_answer")
-SEEDS_FOR_CLAIMS = 8  # science.md 8.3
+SEEDS_FOR_CLAIMS = 8  # docs/science.md 8.3
 INFORMATIVE_CUT = 0.05  # a larger share of cut replies is named as a limit of its own
 AUC = re.compile(r"AUC\D{0,12}([01]?\.\d+)", re.IGNORECASE)
 CAP = re.compile(r"max\w*(tokens|length)", re.IGNORECASE)
@@ -18,12 +18,14 @@ CAP = re.compile(r"max\w*(tokens|length)", re.IGNORECASE)
 def answer(run: Run) -> str:
     """What the last arm of the recipe did compared with the first, and whether that is distinguishable from nothing.
 
-    The last arm, not the best: choosing by result would make the sentence too good.
+    The last arm, not the best: choosing by result would make the sentence too good. Of many arms the best is named as chosen.
     """
     if len(run.arms) == 1:
         return _alone(run)
     if not run.summary.get("pairs"):
         return "No two arms were compared: there is nothing to answer yet."
+    if run.many:
+        return _best(run)
     base, arm = run.arms[0], run.arms[-1]
     told = [
         _told(pair, label)
@@ -60,6 +62,23 @@ def _alone(run: Run) -> str:
                 f"{percent(known['value'])} {label} (95 % interval {span(known['low'], known['high'])}, n = {known['n']})"
             )
     return f"{run.arms[0]}, measured by itself: {', and '.join(told) or 'neither harm nor over-refusal was measured'}."
+
+
+def _best(run: Run) -> str:
+    """The arm with the lowest unsafe rate, and how many it was chosen from."""
+    arms = run.summary.get("arms", {})
+    rates = {arm: value for arm in run.arms if (value := arms.get(arm, {}).get("unsafe", {}).get("value")) is not None}
+    if not rates:
+        return f"{len(run.arms)} arms were compared, and unsafe answers were measured in none of them."
+    lowest = [arm for arm in rates if rates[arm] == min(rates.values())]
+    best, base = min(lowest, key=lambda arm: arms[arm].get("over_refusal", {}).get("value") or 0.0), run.arms[0]
+    shared = f", as {len(lowest) - 1} others do, and refuses least of them" if len(lowest) > 1 else ""
+    pair = find(run, base, best, "unsafe")
+    against = f". Compared with {base}: {_told(pair, 'unsafe answers')}" if pair else ""
+    return (
+        f"Of {len(run.arms)} arms {best} has the lowest rate of unsafe answers ({percent(rates[best])}){shared}{against}. "
+        "It was chosen for that: expect a little more on new prompts."
+    )
 
 
 def _told(pair: Mapping[str, Any], label: str) -> str:
