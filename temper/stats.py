@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Clusters = Sequence[object] | NDArray[np.generic]
 
 CONFIDENCE = 0.95
-DRAWS = 10_000  # science.md 8.1
+DRAWS = 10_000  # docs/science.md 8.1
 GATHER = 2_000_000  # indices held at once while bootstrapping: 16 MB
 EXACT_FLIPS = 14  # up to 2**14 sign patterns are enumerated rather than drawn
 
@@ -146,6 +146,42 @@ def paired_difference(
     return _bootstrap(gap, ids, draws=draws, seed=seed, confidence=confidence)
 
 
+def hierarchical(
+    values: ArrayLike,
+    seeds: Clusters,
+    clusters: Clusters | None = None,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    draws: int = DRAWS,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Mean over training seeds and prompts, with a bootstrap that resamples seeds and then clusters of prompts; n counts seeds.
+
+    All seeds answer the same prompts, so a drawn cluster is drawn in every drawn seed (Owen 2007, pigeonhole bootstrap); drawing
+    anew within each seed would average the prompts' own spread away. Quantiles are those of Student's t with seeds - 1 degrees of
+    freedom, because a percentile bootstrap of a few units is too narrow (Hesterberg 2015, expanded percentile). Every seed weighs
+    the same. `within` bounds what a value can be. One seed says nothing: its interval is `within`. Where no value differs, the
+    exact bound on the share of seeds that could have gone unseen (0 of n, Clopper-Pearson) is filled with the worst value.
+    """
+    x = _floats(values)
+    if x.size == 0:
+        return NOTHING
+    rows, columns = cluster_ids(seeds, x.size), cluster_ids(clusters, x.size)
+    number = int(rows.max()) + 1
+    sums, counts = _table(rows, columns, x), _table(rows, columns, np.ones_like(x))
+    value = float((sums.sum(1) / counts.sum(1)).mean())
+    if number < 2:
+        return Estimate(value, number, *within)
+    if np.ptp(x) == 0:
+        unseen = clopper_pearson(0, number, confidence).high
+        return Estimate(value, number, *(value + unseen * (worst - value) for worst in within))
+    tail = NormalDist().cdf(-math.sqrt(number / (number - 1)) * student(number - 1, confidence))
+    means = _pigeonhole(sums, counts, draws, np.random.default_rng(seed))
+    low, high = np.nanquantile(means, (tail, 1 - tail))
+    return Estimate(value, number, float(low), float(high))
+
+
 def contrast(a: Estimate, b: Estimate) -> Estimate:
     """a - b of two independent estimates, the interval recovered from theirs (MOVER, Zou and Donner 2008)."""
     if not (a.n and b.n):
@@ -166,6 +202,18 @@ def mcnemar(b: int, c: int) -> McNemar:
     if b == c:
         return McNemar(b, c, 1.0, 1 - at / 2)
     return McNemar(b, c, 2 * (below + at), 2 * below + at)
+
+
+def fisher(a: int, n: int, b: int, m: int) -> float:
+    """Two-sided exact p that a of n and b of m come from the same rate, given a + b (Fisher 1935).
+
+    Sums the hypergeometric probabilities that are no larger than the one seen. Raises ValueError unless 0 <= a <= n, 0 <= b <= m.
+    """
+    if not (0 <= a <= n and 0 <= b <= m):
+        raise ValueError(f"fisher: {a} of {n} against {b} of {m}; wanted counts no larger than their totals")
+    both = a + b
+    ways = {k: math.comb(n, k) * math.comb(m, both - k) for k in range(max(0, both - m), min(n, both) + 1)}
+    return sum(w for w in ways.values() if w <= ways[a]) / math.comb(n + m, both)
 
 
 def sign_flip(differences: ArrayLike, clusters: Clusters | None = None, *, draws: int = DRAWS, seed: int = 0) -> float:
@@ -266,6 +314,16 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def auc(score: Floats, label: Floats) -> float:
+    """Area under the ROC curve, ties counted half; NaN when one class is missing."""
+    positive, negative = int(label.sum()), int((1 - label).sum())
+    if not positive or not negative:
+        return math.nan
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[label == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
 def _pairs(delta: float, discordance: float, power: float, alpha: float) -> float:
     z_power = NormalDist().inv_cdf(power)
     root = normal(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
@@ -294,6 +352,22 @@ def _resampled(sums: Floats, counts: Floats, draws: int, rng: np.random.Generato
         chosen = rng.integers(0, sums.size, (min(step, draws - start), sums.size))
         means.append(sums[chosen].sum(1) / counts[chosen].sum(1))
     return np.concatenate(means)
+
+
+def _table(rows: NDArray[np.intp], columns: NDArray[np.intp], weights: Floats) -> Floats:
+    wide = int(columns.max()) + 1
+    flat = np.bincount(rows * wide + columns, weights=weights, minlength=(int(rows.max()) + 1) * wide)
+    return np.asarray(flat.reshape(-1, wide), dtype=np.float64)
+
+
+def _pigeonhole(sums: Floats, counts: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """Means of `draws` resamples of rows and of columns; NaN where a drawn row holds none of the drawn columns."""
+    number, wide = sums.shape
+    columns = rng.multinomial(wide, np.full(wide, 1 / wide), draws).astype(np.float64)
+    rows = rng.multinomial(number, np.full(number, 1 / number), draws)
+    inside = columns @ counts.T
+    by_row = np.divide(columns @ sums.T, inside, out=np.full_like(inside, math.nan), where=inside > 0)
+    return np.asarray(np.where(rows > 0, rows * by_row, 0.0).sum(1) / number, dtype=np.float64)
 
 
 def _standard_error(x: Floats, ids: NDArray[np.intp]) -> float:

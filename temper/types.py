@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 
 Role = Literal["system", "user", "assistant"]
 Better = Literal["high", "low"]
+CLASSES = ("harmful", "borderline", "benign", "reasoning")
+"""The classes of prompts, in the order of what matters."""
 
 
 class Outcome(StrEnum):
@@ -36,8 +38,8 @@ class Message:
 class Example:
     """What is asked, and where it came from.
 
-    `target` is a verifiable answer or a reference reply. `tags` holds at most one class of `harmful`, `borderline`, `benign`,
-    `reasoning`, plus free tags such as a category. `group` is shared by paraphrases, translations and twins: the unit that
+    `target` is a verifiable answer or a reference reply. `tags` holds at most one of `CLASSES`, plus free tags such as a
+    category. `group` is shared by paraphrases, translations and twins: the unit that
     splits and bootstraps resample.
     """
 
@@ -54,6 +56,11 @@ class Example:
     def prompt(self) -> str:
         """The last user turn, which is what graders compare an answer with."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def klass(self) -> str:
+        """The class among its tags, "" where it has none."""
+        return next((c for c in CLASSES if c in self.tags), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,10 @@ class Sampler(Protocol):
 class Grader(Protocol):
     """Who has an opinion, in batches. Raises if it fails; abstains with `Score(None)` where it does not apply.
 
-    A grader may carry the attribute `better` ("high", the default, or "low"): which end of its value is the good one.
+    A grader may carry the attribute `better` ("high", the default, or "low"): which end of its value is the good one. One with
+    "low" is taken for a cost of harm unless its attribute `scope` is "all", as it is of those that judge form, or names the part
+    it reads, "answer" or "think" (`rewards.scope`). `slow` says that it waits for a network, and so may be asked ahead. Each
+    completion is judged by itself, whatever its batch.
     """
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]: ...
@@ -144,6 +154,10 @@ class Named:
     @property
     def better(self) -> Better:
         return getattr(self.grade, "better", "high")
+
+    @property
+    def slow(self) -> bool:
+        return getattr(self.grade, "slow", False)
 
     @property
     def traces(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ from temper.cli import graders as cli
 from temper.errors import DataError, TemperError, UnknownName, UsageError
 from temper.graders import card
 from temper.graders.card import Judged
+from temper.stats import auc
 
 scored = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0]), st.booleans()), min_size=2, max_size=40)
 
@@ -31,7 +32,7 @@ def invoke(*arguments):
 def test_auc_is_the_share_of_pairs_in_the_right_order(pairs):
     score, label = np.array([s for s, _ in pairs]), np.array([float(b) for _, b in pairs])
     wins = [(a > b) + 0.5 * (a == b) for a in score[label == 1] for b in score[label == 0]]
-    assert card.auc(score, label) == pytest.approx(float(np.mean(wins))) if wins else math.isnan(card.auc(score, label))
+    assert auc(score, label) == pytest.approx(float(np.mean(wins))) if wins else math.isnan(auc(score, label))
 
 
 def test_auc_is_mann_whitney_s_u():
@@ -40,7 +41,7 @@ def test_auc_is_mann_whitney_s_u():
     rng = np.random.default_rng(0)
     score, label = rng.normal(size=300).round(1), (rng.random(300) < 0.4).astype(float)
     u = mannwhitneyu(score[label == 1], score[label == 0]).statistic
-    assert card.auc(score, label) == pytest.approx(u / (label.sum() * (1 - label).sum()))
+    assert auc(score, label) == pytest.approx(u / (label.sum() * (1 - label).sum()))
 
 
 def test_brier_and_calibration_error_by_hand():

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from temper.graders.card import auc, ece
+from temper.graders.card import ece
+from temper.stats import auc
 
 ROOT = Path(__file__).resolve().parent.parent
 

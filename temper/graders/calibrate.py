@@ -223,6 +223,14 @@ class Calibrated:
         end: Better = getattr(self.grader, "better", "high")
         return end
 
+    @property
+    def scope(self) -> str | None:
+        return getattr(self.grader, "scope", None)
+
+    @property
+    def slow(self) -> bool:
+        return getattr(self.grader, "slow", False)
+
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         scores = opinions(self.grader, completions)
         graded = [i for i, score in enumerate(scores) if score.value is not None]

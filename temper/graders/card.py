@@ -92,23 +92,13 @@ def measure(rows: Sequence[Judged]) -> dict[str, Any]:
         "groups": len({r.group for r in rows}),
         "coverage": round(len(graded) / len(rows), 3) if rows else None,
         "abstained": dict(Counter(r.why or "no reason given" for r in rows if r.value is None)),
-        "auc": cell(auc, value),
-        "length_auc": cell(auc, words),
+        "auc": cell(stats.auc, value),
+        "length_auc": cell(stats.auc, words),
         "sensitivity": _rounded(judge.sensitivity.estimate()),
         "specificity": _rounded(judge.specificity.estimate()),
         "brier": cell(brier, value),
         "ece": cell(ece, value),
     }
-
-
-def auc(score: Floats, label: Floats) -> float:
-    """Area under the ROC curve, ties counted half; NaN when one class is missing."""
-    positive, negative = int(label.sum()), int((1 - label).sum())
-    if not positive or not negative:
-        return math.nan
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[label == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
 def brier(p: Floats, label: Floats) -> float:

@@ -103,6 +103,16 @@ class Ensemble:
         return "low" if self.how == "disagreement" else self._direction
 
     @property
+    def scope(self) -> str | None:
+        """The members', where they have one in common; a mixture, and how far members disagree, is about the whole."""
+        scopes = {getattr(m.grade, "scope", None) for m in self.members}
+        return scopes.pop() if len(scopes) == 1 and self.how != "disagreement" else "all"
+
+    @property
+    def slow(self) -> bool:
+        return any(m.slow for m in self.members)
+
+    @property
     def _direction(self) -> Better:
         return "low" if all(m.better == "low" for m in self.members) else "high"
 

@@ -66,6 +66,10 @@ class Guard:
     window: int = WINDOW
     better: ClassVar[Better] = "low"
 
+    @property
+    def slow(self) -> bool:
+        return getattr(self.asker, "slow", False)
+
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         texts = [self._texts(c) for c in completions]
         found = [coverage(*pair, self.family.languages) for pair in texts]

@@ -165,8 +165,20 @@ class Judge:
         return self.rubric.better
 
     @property
+    def scope(self) -> str | None:
+        """The part a harm rubric reads, None for both; a rubric that skips harmful requests is not about harm."""
+        if "harmful" in self.rubric.skips:
+            return "all"
+        read = {"answer", "reasoning"} & set(self.rubric.reads)
+        return None if len(read) == 2 else read.pop()
+
+    @property
     def weights(self) -> str:
         return self.asker.weights
+
+    @property
+    def slow(self) -> bool:
+        return getattr(self.asker, "slow", False)
 
     @property
     def ledger(self) -> Cost:

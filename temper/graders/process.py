@@ -42,10 +42,15 @@ class Process:
     words: int = WORDS
     stride: int = STRIDE
     better: ClassVar[Better] = "low"
+    scope: ClassVar = "think"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):
             raise RecipeError(f"process: threshold = {self.threshold}; wanted a number, such as 0.5")
+
+    @property
+    def slow(self) -> bool:
+        return getattr(self.judge, "slow", False)
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         thoughts = [windows(c.reasoning, words=self.words, stride=self.stride) if _seen(c.reasoning) else [] for c in completions]

@@ -17,6 +17,7 @@ class Repetition:
     """
 
     better: ClassVar[Better] = "low"
+    scope: ClassVar = "all"  # form, not harm
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
         return [_score(c) for c in completions]

@@ -33,6 +33,7 @@ class Verbosity:
     soft: float = 0.2
     times: float = 2.0
     better: ClassVar[Better] = "low"
+    scope: ClassVar = "all"  # form, not harm
 
     def __post_init__(self) -> None:
         if not (0 <= self.soft <= 1 and self.times > 0 and (self.budget is None or self.budget > 0)):

@@ -104,6 +104,10 @@ class Cached:
     def settings(self) -> str:
         return self.asker.settings
 
+    @property
+    def slow(self) -> bool:
+        return getattr(self.asker, "slow", False)
+
     def __call__(self, asked: Sequence[Asked], /, *, told: Told | None = None) -> list[Chosen]:
         salt = f"{self.weights}:{self.settings}"
         keys = [key(salt, one) for one in asked]

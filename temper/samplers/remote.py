@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import httpx
 from pydantic import ValidationError
@@ -22,6 +22,7 @@ from temper.errors import ModelError
 from temper.files import digest, dumps
 from temper.samplers.asking import Asked, Breaker, Chosen, Told
 from temper.samplers.choices import AUTO, READING, Counts, Form, Reply, Spoken, form_fields, named, read_choice, spoken
+from temper.text.invisible import visible
 from temper.text.split import render, split
 from temper.types import Completion, Example, Usage
 
@@ -148,7 +149,7 @@ class _Endpoint:
 
     def _refused(self, response: httpx.Response, tries: int) -> str:
         hint = _HINTS.get(response.status_code, "").replace("${key}", f"${self.key_env}")
-        said = self._without_key(_said(response))[:_SHOWN]
+        said = visible(self._without_key(_said(response)))[:_SHOWN]  # a server's words end in a terminal
         tried = f" after {tries} tries" if tries > 1 else ""
         return "; ".join(filter(None, [f"{self.shown()}: HTTP {response.status_code}{tried}: {said}", hint]))
 
@@ -273,6 +274,7 @@ class Chooser:
     # forms that the server refused while it took a later one
     refused: set[str] = field(default_factory=set, repr=False, compare=False)
     answered: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    slow: ClassVar[bool] = True
 
     @property
     def weights(self) -> str:

@@ -67,10 +67,18 @@ def split(
     tags = _with_implied_opener(raw, tags, problems, opened=opened)
     if _never_closed(raw, tags):
         return _open(raw, tags, problems)
-    thoughts, answers = _parts(raw, tags, problems)
-    if not thoughts:
+    inside, answers = _parts(raw, tags, problems)
+    if not inside:
         return Split("", _join(answers), "none", tuple(sorted(problems)))
-    return Split(_join(thoughts), _join(answers), "closed", tuple(sorted(problems)))
+    return Split(_join(inside), _join(answers), "closed", tuple(sorted(problems)))
+
+
+def thoughts(raw: str, *, opened: bool = False, open_tag: str = OPEN_TAG, close_tag: str = CLOSE_TAG) -> list[tuple[int, int]]:
+    """Where the think blocks of a text stand, as character ranges with their tags: what `split` does not take for answer."""
+    tags = _with_implied_opener(raw, _real_tags(raw, open_tag, close_tag), set(), opened=opened)
+    if _never_closed(raw, tags):
+        return [(0, len(raw))]
+    return [(tags[i].start, tags[closer].end) for i, closer in _blocks(tags) if closer is not None]
 
 
 def render(reasoning: str, answer: str, *, open_tag: str = OPEN_TAG, close_tag: str = CLOSE_TAG) -> str:
@@ -120,23 +128,29 @@ def _open(raw: str, tags: list[_Tag], problems: set[str]) -> Split:
 
 def _parts(raw: str, tags: list[_Tag], problems: set[str]) -> tuple[list[str], list[str]]:
     """Walk the tags once; returns the pieces inside blocks and the pieces outside them."""
-    closers = _closers(tags)
-    thoughts: list[str] = []
+    inside: list[str] = []
     answers: list[str] = []
-    at, i, blocks = 0, 0, 0
-    while i < len(tags):
+    at, blocks = 0, 0
+    for i, closer in _blocks(tags):
         answers.append(raw[at : tags[i].start])
-        closer = closers[i]
         if closer is None:
             problems.add("stray-opener" if tags[i].opens else "stray-closer")
-            closer = i
         else:
             problems.update(_block_problems(answers, blocks, nested=closer > i + 1))
-            thoughts += _between(raw, tags[i].end, tags[closer].start, tags[i + 1 : closer])
+            inside += _between(raw, tags[i].end, tags[closer].start, tags[i + 1 : closer])
             blocks += 1
-        at, i = tags[closer].end, closer + 1
+        at = tags[i if closer is None else closer].end
     answers.append(raw[at:])
-    return thoughts, answers
+    return inside, answers
+
+
+def _blocks(tags: list[_Tag]) -> Iterator[tuple[int, int | None]]:
+    """Each outermost tag with the closer that ends its block, None for a stray one."""
+    closers, i = _closers(tags), 0
+    while i < len(tags):
+        closer = closers[i]
+        yield i, closer
+        i = (i if closer is None else closer) + 1
 
 
 def _block_problems(answers: list[str], blocks: int, *, nested: bool) -> Iterator[str]:

@@ -6,7 +6,7 @@ Leaves out HTTP: it is handed a function that speaks it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from temper.files import digest
 from temper.graders.guards.ask import Ask, Odds, Reply, Step
@@ -44,6 +44,7 @@ class Endpoint:
     model: str
     chat: bool = True
     weights: str = field(init=False)
+    slow: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", digest(["endpoint", self.model]))
