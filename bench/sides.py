@@ -302,7 +302,7 @@ def temper_trainer(spec: Spec, out: Path) -> Any:
     from temper.models.load import load
     from temper.train.grpo import Grpo
     from temper.train.run import Context
-    from temper.train.trainer import TemperTrainer, common_arguments, lora_config
+    from temper.train.trainer import Carried, TemperTrainer, common_arguments, lora_config
     from temper.types import Checkpoint
 
     loaded = load(Checkpoint(Path(spec["base"])), trainable=True)
@@ -323,9 +323,8 @@ def temper_trainer(spec: Spec, out: Path) -> Any:
     return TemperTrainer(
         stage=stage,
         examples={},
-        score=lambda completions, step: None,
-        flat=lambda completions: set(),
         opened=loaded.opened,
+        carried=Carried(out),
         model=loaded.model,
         args=arguments,
         train_dataset=Dataset.from_list([{"prompt": prompt_of(loaded.tokenizer, spec["prompt"]), "example": "0"}]),

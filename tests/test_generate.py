@@ -176,7 +176,7 @@ def test_equal_prompts_are_one_and_a_batch_has_no_more_rows_than_allowed(
     monkeypatch.setattr(
         generate,
         "_sample_batch",
-        lambda m, prompts, counts, u, d: (seen.append((len(prompts), counts)), right(m, prompts, counts, u, d))[1],
+        lambda m, prompts, counts, *more: (seen.append((len(prompts), counts)), right(m, prompts, counts, *more))[1],
     )
     model = loaded(tiny_model).model
     uniforms = torch.rand((9, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -6,7 +6,7 @@ import pytest
 
 from temper import machine
 from temper.errors import ModelError, RunError
-from temper.train.plan import plan_recipe
+from temper.train.plan import model_shape, plan_recipe
 from temper.train.recipe import parse_recipe, read_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.toml"
@@ -72,3 +72,17 @@ def test_what_is_not_shared_costs_more_tokens_and_more_memory() -> None:
     assert apart.memory_bytes > whole.memory_bytes
     assert again.flops > whole.flops
     assert again.memory_bytes == whole.memory_bytes
+
+
+def test_the_organism_is_planned_before_it_was_ever_made() -> None:
+    plan = plan_recipe(read_recipe(QUICKSTART.with_name("organism.toml")))
+    assert [s.name for s in plan.steps][:2] == ["train pretrain", "train pretrain+static"]
+    assert all(s.flops > 0 for s in plan.steps)
+
+
+@pytest.mark.train
+def test_the_planned_organism_is_the_one_that_is_made(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from temper.models.organism import organism
+
+    assert model_shape("organism") == model_shape(str(organism(tmp_path)))

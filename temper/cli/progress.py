@@ -50,6 +50,8 @@ class _Plain:
         self.stage, self.last = "", 0.0
 
     def __call__(self, p: Progress) -> None:
+        if p.alarm:
+            print(f"alarm: {p.stage}, step {p.step}: {p.alarm}", file=sys.stderr, flush=True)  # noqa: T201
         now = time.monotonic()
         if p.stage != self.stage or p.step >= p.total or now - self.last > QUIET_SECONDS:
             print(line(p), file=sys.stderr, flush=True)  # noqa: T201
@@ -67,6 +69,8 @@ class _Live:
             self.live.console.print(f"[green]✓[/green] {self.previous.stage} [dim]{took}[/dim]", highlight=False)
             self.started = time.monotonic()
         self.previous = p
+        if p.alarm:
+            self.live.console.print(f"[yellow]alarm[/yellow] {p.stage}, step {p.step}: {p.alarm}", highlight=False)
         share = p.step / max(1, p.total)
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         self.live.update(f"{bar} {line(p)}", refresh=True)

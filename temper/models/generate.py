@@ -5,8 +5,9 @@ asks for the missing rows only and gets the same answers (up to the rounding of 
 Works for decoders whose layers all attend to the whole past; others go through the library's own `generate`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ class Sampled:
     ended: bool
 
 
+Told = Callable[[int, list[int]], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """How to sample. `temperature` 0 is greedy; `top_p` 1 keeps the whole distribution."""
@@ -56,12 +60,14 @@ def sample(
     *,
     rows: int = ROWS,
     weights: Mapping[Any, Tensor] | None = None,
+    told: Told | None = None,
 ) -> list[list[Sampled]]:
     """Sample `counts[i]` answers to prompt i from a decoder, its adapters folded in.
 
     `uniforms` (sum of counts, max_new_tokens), in [0, 1): row r's token t is the inverse of its distribution at `uniforms[r, t]`.
     Equal prompts are one prompt; prompts are taken in order of length, at most `rows` answers at once, and returned in the order
-    given. `weights` are those of `products.effective`, for a caller that samples from the same model many times.
+    given. `weights` are those of `products.effective`, for a caller that samples from the same model many times. `told(row, ids)`
+    hears of each answer as soon as it has ended, while the others are still drawn.
     """
     asked = [i for i, count in enumerate(counts) for _ in range(count)]
     wanted: dict[tuple[int, ...], list[int]] = {}
@@ -73,11 +79,16 @@ def sample(
         for batch in _batches(wanted, rows):
             order = [row for _, places in batch for row in places]
             sizes = [len(places) for _, places in batch]
-            found = _sample_batch(model, [prompt for prompt, _ in batch], sizes, uniforms[order], decoding)
+            hears = None if told is None else partial(_renumbered, told, order)
+            found = _sample_batch(model, [prompt for prompt, _ in batch], sizes, uniforms[order], decoding, hears)
             done.update(zip(order, found, strict=True))
     for row, i in enumerate(asked):
         results[i].append(done[row])
     return results
+
+
+def _renumbered(told: Told, order: Sequence[int], row: int, ids: list[int]) -> None:
+    told(order[row], ids)
 
 
 def unsampleable(model: Any, pad: int) -> str | None:
@@ -128,7 +139,7 @@ def _batches(wanted: Mapping[tuple[int, ...], Sequence[int]], rows: int) -> Iter
 
 
 def _sample_batch(
-    model: Any, prompts: list[tuple[int, ...]], counts: list[int], uniforms: Tensor, decoding: Decoding
+    model: Any, prompts: list[tuple[int, ...]], counts: list[int], uniforms: Tensor, decoding: Decoding, told: Told | None = None
 ) -> Iterator[Sampled]:
     on = model.device
     body, head = model.base_model, model.get_output_embeddings()
@@ -152,6 +163,9 @@ def _sample_batch(
         tokens[alive, step], logprobs[alive, step] = token, logprob
         stop = torch.isin(token, eos) & ~ended[alive]
         lengths[alive[stop]], ended[alive[stop]] = step + 1, True
+        if told is not None:
+            for row in alive[stop].tolist():
+                told(row, tokens[row, : step + 1].tolist())
         keep = ~ended[alive]
         left = int(keep.sum())
         if left == 0 or step + 1 == decoding.max_new_tokens:
@@ -164,6 +178,9 @@ def _sample_batch(
         growing.used += 1
         position = position + 1
     table, scores, ends, sizes = tokens.tolist(), logprobs.tolist(), ended.tolist(), lengths.tolist()
+    if told is not None:
+        for row in (row for row in range(total) if not ends[row]):
+            told(row, table[row])
     return iter([Sampled(table[r][: sizes[r]], scores[r][: sizes[r]], ends[r]) for r in range(total)])
 
 

@@ -5,6 +5,7 @@ are 2 a weight and token forward and 2 or 4 more backward, and time divides them
 by how much of it each kind of work reached when it was measured (EFFICIENCY). Expect a factor of 1.5 either way.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from temper import machine
 from temper.data.read import read
 from temper.errors import ModelError, RunError
 from temper.files import read_json
+from temper.models import organism
+from temper.text.organism import vocabulary
 from temper.train.grpo import Grpo
+from temper.train.harvest import Harvest
 from temper.train.recipe import Recipe, StageSpec
 from temper.train.run import Work
 from temper.train.sft import Sft
@@ -71,7 +75,7 @@ class Plan:
 def plan_recipe(recipe: Recipe) -> Plan:
     """Estimate every distinct stage once and the proof of every arm. Raises as reading the data does."""
     shape, speed = model_shape(recipe.base), machine.gflops()
-    steps = [_stage(names, recipe.stage(names[-1]), shape, speed) for names in recipe.chains()]
+    steps = [_stage(names, [recipe.stage(n) for n in names], shape, speed) for names in recipe.chains()]
     steps += [_proof(arm, recipe, shape, speed) for arm in recipe.arms]
     return Plan(tuple(steps), speed, machine.memory_bytes())
 
@@ -80,6 +84,8 @@ def model_shape(base: str) -> Shape:
     """The shape of a model: known for the embedded one, else from its folder. Raises `ModelError` if neither is at hand."""
     if base in KNOWN:
         return Shape(**KNOWN[base])
+    if base == organism.ALIAS:
+        return _organism()
     folder = _local(base)
     config = read_json(folder / "config.json")
     from temper.models.resolve import count_parameters
@@ -90,24 +96,48 @@ def model_shape(base: str) -> Shape:
     return Shape(count_parameters(folder), *widths, config["vocab_size"], kv)
 
 
+def _organism() -> Shape:
+    """Counted from the constants it is made of, since there is no folder before it was first used."""
+    made = organism.SHAPE
+    hidden, ffn, layers = made["hidden_size"], made["intermediate_size"], made["num_hidden_layers"]
+    words = len(organism.SPECIAL) + len(organism.LAYOUT) + len(vocabulary())
+    kv = hidden // made["num_attention_heads"] * made["num_key_value_heads"]
+    # a layer: queries and output, keys and values, the three projections of SwiGLU, two norms; embeddings are tied
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * ffn + 2 * hidden
+    return Shape(words * hidden + layers * layer + hidden, layers, hidden, ffn, words, kv)
+
+
 def _local(base: str) -> Path:
     if Path(base).is_dir():
         return Path(base)
     raise ModelError(f"{base!r} is not on this disk, so its size is not known; fetch it once (temper prove {base} --limit 1)")
 
 
-def _stage(names: tuple[str, ...], stage: StageSpec, shape: Shape, speed: float) -> Step:
-    name = "train " + "+".join(names)
+def _stage(names: tuple[str, ...], stages: Sequence[StageSpec], shape: Shape, speed: float) -> Step:
+    """The last of an arm's `stages`."""
+    name, stage = "train " + "+".join(names), stages[-1]
     stage.check()
     if isinstance(stage, Sft):
-        return _sft(name, stage, shape, speed)
+        return _sft(name, stage, _harvested(stages) if stage.made_by else _lengths(stage), shape, speed)
+    if isinstance(stage, Harvest):
+        return Step(name, 0, 0.0, 0.0, FIXED_BYTES, "")  # the graders' time, which is not estimated in any stage
     if isinstance(stage, Grpo):
         return _grpo(name, stage, shape, speed)
     raise RunError(f"{name}: no estimate for stages of kind {stage.kind!r}")
 
 
-def _sft(name: str, stage: Sft, shape: Shape, speed: float) -> Step:
-    lengths = [_tokens(d.example.prompt + d.reasoning + d.answer) + TEMPLATE_TOKENS for d in stage.dialogues()]
+def _lengths(stage: Sft) -> list[int]:
+    return [_tokens(d.example.prompt + d.reasoning + d.answer) + TEMPLATE_TOKENS for d in stage.dialogues()]
+
+
+def _harvested(stages: Sequence[StageSpec]) -> list[int]:
+    """Lengths of the dialogues a harvest can give at most: every prompt that is asked, with answers as long as they may be."""
+    most = max((s.per_prompt for s in stages if isinstance(s, Harvest)), default=1)
+    asked = [(s, s.examples()[: s.steps * s.prompts_per_step]) for s in stages if isinstance(s, Grpo)]
+    return [_tokens(e.prompt) + TEMPLATE_TOKENS + s.max_new_tokens for s, examples in asked for e in examples] * most
+
+
+def _sft(name: str, stage: Sft, lengths: Sequence[int], shape: Shape, speed: float) -> Step:
     tokens = int(sum(lengths) * stage.epochs)
     work = Work(train_tokens=tokens, adapter=stage.lora_r > 0)
     flops = work.flops(shape.parameters)
@@ -131,12 +161,16 @@ def _grpo(name: str, stage: Grpo, shape: Shape, speed: float) -> Step:
     forward = Work(forward_tokens=reference).flops(shape.parameters)
     decode = Work(forward_tokens=sampled).flops(shape.parameters)
     seconds = train / EFFICIENCY["train"] + forward / EFFICIENCY["forward"] + decode / EFFICIENCY["decode"]
-    tokens = (trained + sampled + reference) * stage.steps
+    first = int(stage.first_answers() * (mean_prompt + stage.max_new_tokens))
+    opening = Work(forward_tokens=first).flops(shape.parameters)
+    tokens = (trained + sampled + reference) * stage.steps + first
     longest = max(prompts, default=0) / (stage.group if stage.share_training else 1)
     micro = (stage.micro_batch or rows) * int(stage.max_new_tokens + longest)
     memory = _training_bytes(shape, stage.lora_r, micro) + FP32 * shape.parameters  # a merged copy while sampling
     advice = "lower prompts_per_step, group or max_new_tokens, or set micro_batch"
-    return Step(name, tokens, stage.steps * (train + forward + decode), stage.steps * seconds / speed / 1e9, memory, advice)
+    flops = stage.steps * (train + forward + decode) + opening
+    wall = (stage.steps * seconds + opening / EFFICIENCY["decode"]) / speed / 1e9
+    return Step(name, tokens, flops, wall, memory, advice)
 
 
 def _proof(arm: str, recipe: Recipe, shape: Shape, speed: float) -> Step:

@@ -6,10 +6,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin
 
 from temper import registry
 from temper.errors import RecipeError, UnknownName, nearest
+from temper.train.harvest import MADE, Harvest
+from temper.train.planned import Experiment, check_experiment
+from temper.train.sft import Sft
 from temper.types import Checkpoint, Example
 
 if TYPE_CHECKING:
@@ -50,12 +53,17 @@ class Prove:
     """What is measured at the end of every arm.
 
     `gold` is the judge that never was a reward. `limit` caps the prompts of each suite (0 = all), spread evenly over its file;
-    `limits` does so for single suites. `samples` is the number of answers a prompt; temperature 0 is greedy.
+    `limits` does so for single suites. `samples` is the number of answers a prompt; temperature 0 is greedy. `standard = false`
+    leaves out the graders of natural language that every proof has (harm, language, readability, ...), for a model that does not
+    speak any. `monitor` is a grader that reads the reasoning of every arm and took no part in training: whether thoughts still
+    tell what answers do is compared before and after (`prove.monitorability`).
     """
 
     suites: tuple[str, ...] = ("harm", "over-refusal", "benign", "reasoning")
     gold: str = "gold"
     graders: tuple[str, ...] = ()
+    standard: bool = True
+    monitor: str = ""
     limit: int = 0
     limits: Mapping[str, int] = field(default_factory=dict)
     samples: int = 1
@@ -78,6 +86,7 @@ class Recipe:
     prove: Prove = field(default_factory=Prove)
     seed: int = 0
     chat_template: str | None = None
+    experiment: Experiment = field(default_factory=Experiment)
 
     def stage(self, name: str) -> StageSpec:
         return next(s for s in self.stages if s.name == name)
@@ -107,7 +116,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def parse_recipe(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Check a recipe given as a table, in the shape that TOML gives."""
-    top = {"base", "seed", "chat_template", "stage", "arms", "prove"}
+    top = {"base", "seed", "chat_template", "stage", "arms", "prove", "experiment"}
     _known_keys(table, top, where)
     if "base" not in table:
         raise RecipeError(f'{where}: no `base`; wanted a model, for example base = "smollm2-135m"')
@@ -120,10 +129,14 @@ def parse_recipe(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
             raise RecipeError(f"{where}: {key} = {recipe[key]!r} is a {type(recipe[key]).__name__}; wanted {_kinds(kind)}")
     prove = build(Prove, table.get("prove", {}), f"{where}: prove")
     _prove_makes_sense(prove, f"{where}: prove")
+    _harvests_make_sense(stages, arms, where)
+    stages = tuple(_clear_of(stage, prove.suites) for stage in stages)
     for name in prove.limits:
         if name not in prove.suites:
             raise RecipeError(f"{where}: prove: limits names suite {name!r}, which is not asked; {nearest(name, prove.suites)}")
-    return Recipe(stages=stages, arms=arms, prove=prove, **recipe)
+    planned = build(Experiment, table.get("experiment", {}), f"{where}: experiment")
+    check_experiment(planned, arms, prove.suites, f"{where}: experiment")
+    return Recipe(stages=stages, arms=arms, prove=prove, experiment=planned, **recipe)
 
 
 def build(kind: type[Any], row: Mapping[str, Any], where: str) -> Any:
@@ -133,13 +146,21 @@ def build(kind: type[Any], row: Mapping[str, Any], where: str) -> Any:
     if not isinstance(row, Mapping):
         raise RecipeError(f"{where}: is a {type(row).__name__}; wanted a table of keys")
     _known_keys(row, {f.name for f in dataclasses.fields(kind)}, where)
+    row = {key: _nested(kind, key, value, where) for key, value in row.items()}
     try:
-        checked = with_config(ConfigDict(strict=False, extra="forbid"))(kind)
+        checked = with_config(ConfigDict(strict=False, extra="forbid", allow_inf_nan=False))(kind)
         return TypeAdapter(checked).validate_python({k: _no_bool_as_number(kind, k, v, where) for k, v in row.items()})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        raise RecipeError(f"{where}: {place} = {first.get('input')!r}: {first['msg'].lower()}") from None
+        raise RecipeError(f"{where}: {_complaint(error.errors()[0])}") from None
+
+
+def _complaint(first: Mapping[str, Any]) -> str:
+    """What one of pydantic's findings says to a person who writes TOML."""
+    place = ".".join(str(p) for p in first["loc"])
+    if first["type"].startswith("missing"):
+        return f"no `{place}`"
+    wanted = "wanted a list" if first["type"] == "tuple_type" else first["msg"].lower()
+    return f"{place} = {first.get('input')!r}: {wanted}"
 
 
 def _stage(row: Mapping[str, Any], where: str) -> StageSpec:
@@ -169,6 +190,42 @@ def _arms(table: Any, stages: list[str], where: str) -> dict[str, tuple[str, ...
             if name not in stages:
                 raise RecipeError(f"{where}: arm {arm!r} uses stage {name!r}, which is not defined; {nearest(str(name), stages)}")
     return {arm: tuple(names) for arm, names in table.items()}
+
+
+def _harvests_make_sense(stages: tuple[StageSpec, ...], arms: Mapping[str, tuple[str, ...]], where: str) -> None:
+    """A harvest needs rollouts before it and a stage that uses it after it; an sft stage on harvested rows, their harvest."""
+    by_name = {s.name: s for s in stages}
+    for arm, names in arms.items():
+        inside = [by_name[n] for n in names]
+        for i, stage in enumerate(inside):
+            if isinstance(stage, Harvest):
+                _harvest_has_its_place(stage, inside[:i], inside[i + 1 :], f"{where}: arm {arm!r}")
+            if isinstance(stage, Sft) and stage.made_by:
+                _rows_are_made_before(stage, inside[:i], f"{where}: arm {arm!r}")
+
+
+def _harvest_has_its_place(stage: Harvest, before: list[StageSpec], after: list[StageSpec], where: str) -> None:
+    if not any(s.kind == "grpo" for s in before):
+        raise RecipeError(f"{where}: no grpo stage stands before {stage.name!r}, which reads rollouts")
+    if not after:
+        add = f'add an sft stage with data = "{MADE}{stage.name}"'
+        raise RecipeError(f"{where} ends with {stage.name!r}, which trains nothing; {add}")
+
+
+def _rows_are_made_before(stage: Sft, before: list[StageSpec], where: str) -> None:
+    harvests = [s.name for s in before if isinstance(s, Harvest)]
+    if stage.made_by not in harvests:
+        raise RecipeError(
+            f"{where}: stage {stage.name!r} has data = {stage.data!r}, and no harvest of that name stands before it; "
+            f"{nearest(stage.made_by, harvests)}"
+        )
+
+
+def _clear_of(stage: StageSpec, suites: tuple[str, ...]) -> StageSpec:
+    """A harvest keeps clear of what the recipe proves, whatever else its `avoid` names."""
+    if not isinstance(stage, Harvest):
+        return stage
+    return dataclasses.replace(stage, avoid=tuple(dict.fromkeys([*stage.avoid, *suites])))
 
 
 def _prove_makes_sense(prove: Prove, where: str) -> None:
@@ -205,6 +262,19 @@ def _unique(names: list[str], where: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"{where}: two stages are called {name!r}; give one of them a `name`")
+
+
+def _nested(kind: type[Any], key: str, value: Any, where: str) -> Any:
+    """A table inside the table, built as the dataclass that its key declares, so that its unknown keys are named too."""
+    declared = next(f.type for f in dataclasses.fields(kind) if f.name == key)
+    inner = next((t for t in (declared, *get_args(declared)) if dataclasses.is_dataclass(t)), None)
+    if inner is None:
+        return value
+    if get_origin(declared) is tuple and isinstance(value, Mapping):
+        raise RecipeError(f"{where}: `{key}` is one table; write [[{where.rpartition(': ')[2]}.{key}]], once for each")
+    if get_origin(declared) is tuple and isinstance(value, list):
+        return tuple(build(inner, row, f"{where}: {key} {i}") for i, row in enumerate(value, 1))  # type: ignore[arg-type]
+    return build(inner, value, f"{where}: {key}")  # type: ignore[arg-type]
 
 
 def _no_bool_as_number(kind: type[Any], key: str, value: Any, where: str) -> Any:

@@ -33,7 +33,9 @@ def resample(trainer: "TemperTrainer", inputs: list[dict[str, Any]]) -> tuple[li
     used = {r["example"] for r in rows}
     dropped = tokens = 0
     for _ in range(trainer.stage.resample):
-        flat = trainer.flat(trainer.completions_of([r["example"] for r in rows], [a for a, _ in answers]))
+        asked = trainer.completions_of([r["example"] for r in rows], [a for a, _ in answers])
+        trainer.ahead.wait()
+        flat = trainer.course.flat(asked) if trainer.course else set()
         starts = [i for i in range(0, len(rows), size) if rows[i]["example"] in flat]
         fresh = _others(trainer, used, len(starts))
         if not fresh:
@@ -51,6 +53,7 @@ def resample(trainer: "TemperTrainer", inputs: list[dict[str, Any]]) -> tuple[li
 
 
 def _draw(trainer: "TemperTrainer", rows: list[dict[str, Any]]) -> list[tuple[list[int], list[float] | None]]:
+    trainer.asking = [r["example"] for r in rows]
     prompts, images, fields = trainer._tokenize_prompts([r["prompt"] for r in rows])
     ids, logprobs = trainer._generate_single_turn(prompts, images, fields, trainer.num_generations)
     return list(zip(ids, logprobs or [None] * len(ids), strict=True))

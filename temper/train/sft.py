@@ -1,5 +1,6 @@
 """The `sft` stage: supervised fine-tuning on dialogues whose reasoning stands in think tags (the cold start)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 from temper.data.read import Dialogue, fingerprint, read_dialogues
 from temper.errors import DataError, RecipeError
 from temper.files import write_json
-from temper.train.run import Context, Work
+from temper.train.harvest import MADE, harvested
+from temper.train.run import Context, Earlier, Work
 from temper.types import Checkpoint, Example
 
 
@@ -17,7 +19,8 @@ class Sft:
 
     Defaults follow the cold-start recipes for small models: LoRA on all linear layers, r 16, alpha 32, lr 1e-4, loss on the
     completion only (ThinkSafe 2601.23143; "LoRA without regret"). `lora_r = 0` trains all weights. `epochs` may be a fraction.
-    `batch` is dialogues a step, `micro_batch` how many of them go through the model at once.
+    `batch` is dialogues a step, `micro_batch` how many of them go through the model at once. `data = "stage:NAME"` is what the
+    harvest stage NAME, before this one in the arm, took from the rollouts.
     """
 
     name: str = "sft"
@@ -41,11 +44,18 @@ class Sft:
     def graders(self) -> tuple[str, ...]:
         return ()
 
-    def examples(self) -> list[Example]:
-        return [d.example for d in self.dialogues()]
+    @property
+    def made_by(self) -> str:
+        """The stage whose rows are the data, "" where they are there before the run."""
+        return self.data.removeprefix(MADE) if self.data.startswith(MADE) else ""
 
-    def dialogues(self) -> list[Dialogue]:
-        return read_dialogues(self.data, split="train", limit=self.limit or None)
+    def examples(self) -> list[Example]:
+        """Its prompts; none where a stage before it makes the data, whose prompts are counted as that stage's."""
+        return [] if self.made_by else [d.example for d in self.dialogues()]
+
+    def dialogues(self, earlier: Sequence[Earlier] = ()) -> list[Dialogue]:
+        source = str(harvested(self.made_by, earlier)) if self.made_by else self.data
+        return read_dialogues(source, split="train", limit=self.limit or None)
 
     def check(self) -> None:
         """Raise `RecipeError` for settings that contradict each other, `DataError` if there is nothing to train on."""
@@ -53,10 +63,12 @@ class Sft:
             raise RecipeError(f"stage {self.name!r}: batch = {self.batch} is no multiple of micro_batch = {self.micro_batch}")
         if self.epochs <= 0:
             raise RecipeError(f"stage {self.name!r}: epochs = {self.epochs}; wanted more than 0")
-        if not self.dialogues():
+        if not self.made_by and not self.dialogues():
             raise DataError(f"{self.data}: no dialogue to train on; the data set is empty")
 
     def fingerprint(self) -> dict[str, Any]:
+        if self.made_by:
+            return {"stage": self.made_by}  # which rows that makes is decided by the stages before this one
         rows = self.dialogues()
         return {"n": len(rows), "fingerprint": fingerprint(rows)}
 
@@ -70,7 +82,7 @@ class Sft:
         from temper.train.trainer import Ledger, common_arguments, latest, quiet_and_compact, save_final, with_lora
 
         loaded = load(start, chat_template=context.chat_template, trainable=True)
-        rows = [encode(loaded, d, self.max_tokens) for d in self.dialogues()]
+        rows = [encode(loaded, d, self.max_tokens) for d in self.dialogues(context.earlier)]
         model = with_lora(loaded.model, self.lora_r, self.lora_alpha, context.seed)
         arguments = SFTConfig(
             **common_arguments(out, context, lr=self.lr, batch=self.micro_batch, every=self.checkpoint_every, warmup=self.warmup),

@@ -9,10 +9,12 @@ import contextlib
 import logging
 import math
 import os
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +26,24 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from temper.errors import TrainError
-from temper.files import append_rows, append_zst, read_json, write_json
+from temper.files import append_rows, read_json, write_json
 from temper.models.generate import Decoding, sample, unsampleable
 from temper.models.load import device, eos_ids, load
 from temper.models.local import completion
 from temper.models.packed import unshareable
 from temper.models.products import Folded, effective
 from temper.models.profile import in_bf16, sampling
-from temper.rewards.adapt import Observed, Rules, State, adapt, apply
-from temper.rewards.journal import rewind, rollout_rows
-from temper.rewards.signal import Scored, Signal, flat, mean_column, remembering
+from temper.rewards.journal import rewind
+from temper.rewards.signal import Paid
+from temper.train import snapshot
+from temper.train.course import Course, course_of, noted
+from temper.train.credit import think_tokens, token_advantages
+from temper.train.prefetch import Ahead, sampled
 from temper.train.resample import Drawn, resample
 from temper.train.run import Context, Progress, Work
 from temper.train.shared import balanced, check, share
 from temper.train.vllm import disconnect, unchanged, vllm_arguments
-from temper.types import Checkpoint, Completion, Example, Named, Score
+from temper.types import Checkpoint, Completion, Example
 
 if TYPE_CHECKING:
     from temper.train.grpo import Grpo
@@ -47,9 +52,6 @@ log = logging.getLogger(__name__)
 
 # Nats a token between sampling and training in fp32, which round at 1e-6: beyond this one of the two is wrong.
 WRONG = 1e-2
-
-Score_fn = Callable[[Sequence[Completion], int], Scored]
-Flat_fn = Callable[[Sequence[Completion]], set[str]]
 
 
 def common_arguments(out: Path, context: Context, *, lr: float, batch: int, every: int, warmup: float = 0.0) -> dict[str, Any]:
@@ -133,8 +135,14 @@ def quiet_and_compact(trainer: Any) -> Iterator[None]:
 class Ledger(TrainerCallback):  # type: ignore[misc]
     """Writes one metrics row a step, tells the watcher, and stops a diverged run with a clear error."""
 
-    def __init__(self, out: Path, context: Context, extra: Callable[[], Mapping[str, Any]] = dict) -> None:
-        self.out, self.context, self.extra = out, context, extra
+    def __init__(
+        self,
+        out: Path,
+        context: Context,
+        extra: Callable[[], Mapping[str, Any]] = dict,
+        alarms: Callable[[dict[str, Any]], Sequence[str]] = lambda row: (),
+    ) -> None:
+        self.out, self.context, self.extra, self.alarms = out, context, extra, alarms
         self.started = self.last = time.perf_counter()
         self.tokens = 0
         self.first = 0
@@ -167,39 +175,46 @@ class Ledger(TrainerCallback):  # type: ignore[misc]
             **{k: logs[k] for k in ("kl", "entropy") if k in logs},
             **self.extra(),
         }
+        if "kl" in row and "answer_tokens" in row:
+            row["kl_sequence"] = row["kl"] * row["answer_tokens"]
+        raised = self.alarms(row)
         append_rows(self.out / "metrics.jsonl", [row])
         done = state.global_step - self.first
         left = (state.max_steps - state.global_step) * (now - self.started) / max(1, done)
-        notes = {k: row.get(k) for k in ("loss", "reward", "gold", "kl") if row.get(k) is not None}
-        label = self.context.label
-        self.context.watch(Progress(label, state.global_step, state.max_steps, fresh / seconds, left, notes))
+        label, said = self.context.label, "; ".join(f"{name} is {row[name]:.3f}" for name in raised)
+        self.context.watch(Progress(label, state.global_step, state.max_steps, fresh / seconds, left, noted(row), said))
 
 
-class AdaptiveState(TrainerCallback):  # type: ignore[misc]
-    """Keeps the adaptive weights and the work done beside each checkpoint and puts them back on resume."""
+class Carried(TrainerCallback):  # type: ignore[misc]
+    """What a checkpoint of a grpo stage keeps beside TRL's own state, and what ends the stage before its last step."""
 
-    def __init__(self) -> None:
-        self.state = State()
+    def __init__(self, out: Path, course: Course | None = None) -> None:
+        self.out, self.course = out, course
         self.work = Work()
+        self.paused = ""
+        self.undo: Callable[[], None] | None = None  # what a rollback does once its own step is over
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        kept = {**asdict(self.state), "work": asdict(self.work)}
-        write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "adaptive.json", kept)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.undo is not None:
+            self.undo()
+            self.undo = None
+        control.should_training_stop |= self.course is not None and self.course.ended
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.paused:
+            control.should_save = control.should_training_stop = True
+        control.should_training_stop |= self.course is not None and self.course.ended
 
     def restore(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not (Path(checkpoint) / "adaptive.json").is_file():
-            return
-        saved = read_json(Path(checkpoint) / "adaptive.json")
-        pairs = tuple((float(a), float(b)) for a, b in saved["harm"])
-        self.state = State(saved["multiplier"], pairs, tuple(saved["refusals"]))
-        self.work = Work(**saved.get("work", {}))
+        if checkpoint is not None:
+            self.work = Work(**read_json(Path(checkpoint) / "carried.json")["work"])
 
 
 class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO with shared prompts and temper's rewards.
 
-    `score(completions, step)` grades one generation batch; `flat(completions)` names the prompts whose answers it would pay all
-    the same. `unshared` says why the stock pass trains, `unsampled` why the stock method samples; None where ours does.
+    `course` pays each generation batch and tells what that calls for (roll back, stop); `shift` holds the prompts that come in at
+    `stage.shift_at`. `unshared` says why the stock pass trains, `unsampled` why the stock method samples; None where ours does.
     """
 
     def __init__(
@@ -207,16 +222,20 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         *,
         stage: "Grpo",
         examples: Mapping[str, Example],
-        score: Score_fn,
-        flat: Flat_fn,
+        shift: Sequence[Example] = (),
         opened: bool,
-        adaptive: AdaptiveState | None = None,
+        carried: Carried,
+        course: Course | None = None,
+        ahead: Ahead | None = None,
         **kwargs: Any,
     ) -> None:
-        self.stage, self.examples, self.score, self.flat, self.opened = stage, examples, score, flat, opened
-        self.scored: Scored | None = None
+        self.stage, self.opened, self.carried, self.course = stage, opened, carried, course
+        self.examples = {**examples, **{e.id: e for e in shift}}
+        self.shift_rows = dataset_rows(shift)
+        self.paid: Paid | None = None
         self.asked: list[Completion] = []
-        self.adaptive = adaptive or AdaptiveState()
+        self.sampled_ids: list[list[int]] = []
+        self.ahead, self.asking = ahead or Ahead(), list[str]()
         self.counts: dict[str, Any] = {}
         self.seen = torch.zeros(5, dtype=torch.float64)
         self.drawn: Drawn | None = None
@@ -274,32 +293,96 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
             for e, text, ids in zip(examples, texts, completion_ids, strict=True)
         ]
 
+    def _credited(self, paid: Paid, width: int) -> Tensor:
+        """An advantage for each row, or for each token where thoughts and answers earned different ones."""
+        answer, think = ([row[key] for row in paid.rows] for key in ("advantage", "think_advantage"))
+        within = [[False] * len(ids) for ids in self.sampled_ids]
+        if think != answer:
+            pairs = zip(self.sampled_ids, self.asked, strict=True)
+            within = [think_tokens(self._tokenizer, ids, c, self.opened) for ids, c in pairs]
+        return token_advantages(think, answer, within, width)
+
     def _reward(self, completion_ids: list[list[int]], example: list[str], **_: Any) -> list[float | None]:
+        self.sampled_ids = completion_ids
         self.asked = self.completions_of(example, completion_ids)
-        self.scored = self.score(self.asked, self.state.global_step + 1)
-        return self.scored.rewards
+        if self.course is None:
+            raise TrainError("this trainer has no course, and nothing that pays; wanted one to train with")
+        self.ahead.wait()
+        self.paid = self.course.score(self.asked, self.state.global_step + 1)
+        return self.paid.rewards
 
     _reward.__name__ = "temper"
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch with our advantages: centred within the group, one scale for the whole batch."""
         self.counts, self.seen = {}, torch.zeros(5, dtype=torch.float64)
+        self.set_aside(self.state.global_step + 1)
+        inputs = self._shifted(inputs)
+        self.asking = [row["example"] for row in inputs]
         if self.stage.resample:
             inputs, self.drawn = resample(self, inputs)
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         self.drawn = None
-        if self.scored is not None:
-            batch["advantages"] = torch.tensor(self.scored.advantages, device=batch["advantages"].device)
+        if self.paid is not None:
+            batch["advantages"] = self._credited(self.paid, batch["completion_ids"].size(1)).to(batch["advantages"].device)
+            self._carry_out()
         completion_tokens = int(batch["completion_mask"].sum())
+        self.counts["answer_tokens"] = completion_tokens / len(batch["completion_mask"])
         prompts = int(batch["prompt_mask"].sum()) // (1 if self.unshared else self.num_generations)
         passes = 1 + (self.beta != 0.0) + self.use_vllm
-        done, drawn_away = self.adaptive.work, self.counts.get("resampled_tokens", 0)
-        self.adaptive.work = Work(
+        done, drawn_away = self.carried.work, self.counts.get("resampled_tokens", 0)
+        self.carried.work = Work(
             done.train_tokens + prompts + completion_tokens,
             done.forward_tokens + passes * (prompts + completion_tokens) + drawn_away,
             self.stage.lora_r > 0,
         )
         return batch
+
+    def _carry_out(self) -> None:
+        """On an order to roll back or stop, put the best weights back when this step is over.
+
+        Not before: what this step's KL term does to the weights would come on top, and its momentum after that.
+        """
+        if self.course is None or self.course.state is None:
+            return
+        if any(order.kind in ("rolled back", "stopped") for order in self.course.orders):
+            self.carried.undo = self.go_back
+        self.beta = self.stage.beta * self.course.beta_factor
+
+    def set_aside(self, step: int) -> None:
+        """Keep the weights that the answers of `step` are sampled from, if they stand for those of an audited window."""
+        if self.course is not None and self.course.stands_for_window(step):
+            snapshot.keep(self.model, self.carried.out, step)
+
+    def go_back(self) -> None:
+        """Restore the best audited weights and forget the optimiser's momentum, which points to where they came from."""
+        if self.course is not None:
+            snapshot.put_back(self.model, self.carried.out, self.course.kept)
+            snapshot.forget(self.optimizer)
+
+    def _shifted(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """From the step at which the world shifts, every second prompt comes from the new ones; drawn by seed and step."""
+        step, new = self.state.global_step + 1, self.shift_rows
+        if not new or step < self.stage.shift_at:
+            return inputs
+        draw, size = random.Random(f"{self.args.seed} {step}"), self.num_generations
+        chosen = {start: draw.choice(new) for start in range(0, len(inputs), 2 * size)}
+        return [chosen.get(i // size * size, row) for i, row in enumerate(inputs)]
+
+    def first_answers(self, examples: Sequence[Example], count: int) -> list[Completion]:
+        """Answers of the model as it stands to `count` prompts spread evenly over the examples, several to one if need be."""
+        asked = [examples[i * len(examples) // count] for i in range(count)]
+        size = self.stage.prompts_per_step * self.stage.group
+        found: list[Completion] = []
+        for start in range(0, count, size):
+            part = asked[start : start + size]
+            rows = [{"prompt": [{"role": m.role, "content": m.content} for m in e.messages]} for e in part]
+            self.asking = [e.id for e in part]
+            prompts, images, fields = self._tokenize_prompts([row["prompt"] for row in rows])
+            ids, _ = self._generate_single_turn(prompts, images, fields, 1)
+            found += self.completions_of([e.id for e in part], ids)
+        self.ahead.wait()
+        return found
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.drawn is not None:
@@ -313,10 +396,10 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         ends = eos_ids(self.decoder, self._tokenizer)
         decoding = Decoding(self.max_completion_length, ends, self._tokenizer.pad_token_id, self.temperature)
         uniforms = torch.rand((len(prompt_ids), self.max_completion_length), dtype=torch.float64)
-        was, ones = self.decoder.training, [1] * len(prompt_ids)
+        was = self.decoder.training
         try:
             weights = effective(self.decoder.eval(), torch.bfloat16 if self.sampled_in_bf16 else torch.float32)
-            rows = [row for [row] in sample(self.decoder, prompt_ids, ones, uniforms, decoding, weights=weights)]
+            rows = sampled(self, prompt_ids, uniforms, partial(sample, self.decoder, decoding=decoding, weights=weights))
         finally:
             self.decoder.train(was)
         return [r.ids for r in rows], [r.logprobs for r in rows]
@@ -332,6 +415,14 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
             self._buffered_inputs = [_rows_of(batch, r) for r in rows]
         inputs: dict[str, Any] = self._buffered_inputs[self._step % steps]
         return inputs
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """TRL's checkpoint, with what the stage carries put there first, since TRL's last file makes it whole (`latest`)."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        write_json(folder / "carried.json", {"work": asdict(self.carried.work)})
+        super()._save_checkpoint(model, trial)
+        if self.course is not None:
+            snapshot.tidy(self.carried.out, self.course.needed(self.state.global_step))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         if not self.checked and not self.unshared:
@@ -354,7 +445,8 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
         ratios = corrected(gaps)
         self._count(gaps, ratios, kept["completion_mask"])
         if self.rounded:
-            kept = {**kept, "advantages": kept["advantages"] * ratios}
+            advantages = kept["advantages"]
+            kept = {**kept, "advantages": advantages * (ratios if advantages.dim() == 1 else ratios.unsqueeze(1))}
         return super()._compute_loss(model, kept) * factor  # type: ignore[no-any-return]
 
     def _count(self, gaps: Tensor, ratios: Tensor, mask: Tensor) -> None:
@@ -375,9 +467,11 @@ class TemperTrainer(GRPOTrainer):  # type: ignore[misc]
 
         With a KL term every row has a gradient. One row stays if there is none, so that every process has a loss.
         """
-        if self.unshared or not self.stage.skip_flat or self.beta != 0.0 or inputs["advantages"].dim() > 1:
+        if self.unshared or not self.stage.skip_flat or self.beta != 0.0:
             return inputs, 1.0
         alive = inputs["advantages"] != 0
+        if alive.dim() > 1:  # an advantage a token, of which those on padding are nobody's
+            alive = (alive & inputs["completion_mask"].bool()).any(1)
         self.counts["skipped_rows"] = self.counts.get("skipped_rows", 0) + int((~alive).sum())
         if bool(alive.all()):
             return inputs, 1.0
@@ -443,94 +537,74 @@ def train_grpo(
         lr_scheduler_type="constant",
         **vllm_arguments(stage.vllm, url=stage.vllm_url, memory=stage.vllm_memory),
     )
-    table = [{"prompt": [{"role": m.role, "content": m.content} for m in e.messages], "example": e.id} for e in examples]
-    known: dict[tuple[str, str, str, str], Score] = {}
-    pay = tuple(remembering(context.graders[name], known) for name in stage.rewards)
-    stated = {context.graders[name].name: weight for name, weight in stage.rewards.items()}
-    auditor = context.graders.get(stage.auditor)
-    monitors = tuple(g for g in (context.gold, auditor) if g is not None)
-    signal = Signal(pay, monitors, stage.audits)
-    adaptive, rules = AdaptiveState(), Rules(auditor=stage.auditor)
-    latest_row: dict[str, Any] = {}
-
-    def weights_now() -> dict[str, float]:
-        return apply(adaptive.state, stated, rules) if auditor else stated
-
-    def score(completions: Sequence[Completion], step: int) -> Scored:
-        weights = weights_now()
-        scored = signal(completions, weights, step=step)
-        append_zst(out / "rollouts.jsonl.zst", rollout_rows(step, completions, scored, weights))
-        latest_row.clear()
-        latest_row.update(step_row(scored, completions, weights, context.gold))
-        if auditor:
-            adaptive.state = adapt(adaptive.state, _observed(scored, completions, auditor), rules)
-        known.clear()
-        return scored
-
-    resume = latest(out)
-    adaptive.restore(resume)
+    course, resume = course_of(stage, out, context), latest(out)
+    carried = Carried(out, course)
+    carried.restore(resume)
     new_adapter = stage.lora_r > 0 and not isinstance(loaded.model, PeftModel)
     trainer = TemperTrainer(
         stage=stage,
         examples={e.id: e for e in examples},
-        score=score,
-        flat=lambda completions: flat(pay, completions, weights_now()),
+        shift=stage.shifted(),
         opened=loaded.opened,
-        adaptive=adaptive,
+        carried=carried,
+        course=course,
+        ahead=Ahead([view.grader for view in course.signal.views]),
         model=loaded.model,
         args=arguments,
-        train_dataset=Dataset.from_list(table),
+        train_dataset=Dataset.from_list(dataset_rows(examples)),
         processing_class=loaded.tokenizer,
         peft_config=lora_config(stage.lora_r, stage.lora_alpha) if new_adapter else None,
-        callbacks=[Ledger(out, context, lambda: {**latest_row, **trainer.counts}), adaptive],
+        callbacks=[Ledger(out, context, lambda: {**course.latest, **trainer.counts}, lambda row: alarmed(trainer, row)), carried],
     )
+    if stage.adapt is not None and trainer.accelerator.num_processes > 1:
+        count = trainer.accelerator.num_processes
+        raise TrainError(f"{context.label}: [stage.adapt] keeps one journal; run it in one process, not {count}")
     for what, reason in (("sampling", trainer.unsampled), ("training", trainer.unshared)):
         if reason:
             context.watch(Progress(f"{context.label}: prompts are not shared in {what}, because {reason}", 0, stage.steps))
     try:
-        with quiet_and_compact(trainer):
-            trainer.train(resume_from_checkpoint=resume)
+        if resume is None:
+            count = stage.first_answers()
+            context.watch(Progress(f"{context.label}: {count} answers of its start", 0, 1))
+            course.begin(lambda n: trainer.first_answers(examples, n), count)
+            trainer.set_aside(0)
+        else:
+            course.resume(int(resume.rpartition("-")[2]))
+        if not course.ended:
+            with quiet_and_compact(trainer):
+                trainer.train(resume_from_checkpoint=resume)
     finally:
         disconnect(trainer)
-    return save_final(trainer.model, loaded.tokenizer, start, out), adaptive.work
+    if carried.paused:
+        raise TrainError(carried.paused)
+    if course.ended:
+        snapshot.put_back(trainer.model, out, course.kept)
+    return save_final(trainer.model, loaded.tokenizer, start, out), carried.work
 
 
-def step_row(
-    scored: Scored, completions: Sequence[Completion], weights: Mapping[str, float], gold: Named | None
-) -> dict[str, Any]:
-    """What a metrics row says of one step's rollouts; `proxy` and `gold` are the mean P(safe) over the same audited rows."""
-    rewards = [r for r in scored.rewards if r is not None]
-    mean = sum(rewards) / len(rewards) if rewards else None
-    spread = (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5 if mean is not None else None
-    row: dict[str, Any] = {
-        "reward": mean,
-        "reward_sd": spread,
-        "unscored": scored.unscored,
-        "zero_variance": scored.zero_variance,
-        "truncated": sum(c.finish == "length" for c in completions) / len(completions),
-        "completion_words": sum(len(c.raw.split()) for c in completions) / len(completions),
-        "weights": dict(weights),
-        "columns": {name: mean_column(column) for name, column in scored.columns.items()},
-    }
-    if gold is None:
-        return row
-    audited = [i for i, s in enumerate(scored.columns[gold.name]) if s.value is not None]
-    row["gold"] = mean_column([scored.columns[gold.name][i] for i in audited], flip=True)
-    row["gold_n"] = len(audited)
-    if "harm" in scored.columns:
-        row["proxy"] = mean_column([scored.columns["harm"][i] for i in audited], flip=True)
-    return row
+def dataset_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    return [{"prompt": [{"role": m.role, "content": m.content} for m in e.messages], "example": e.id} for e in examples]
 
 
-def _observed(scored: Scored, completions: Sequence[Completion], auditor: Named) -> Observed:
-    harm = [
-        (p.value, a.value)
-        for p, a in zip(scored.columns["harm"], scored.columns[auditor.name], strict=True)
-        if p.value is not None and a.value is not None
-    ]
-    refused = [s.value for s in scored.columns.get("over-refusal", []) if s.value is not None]
-    good = [(p, a if auditor.better == "low" else 1 - a) for p, a in harm]
-    return Observed([p for p, _ in good], [a for _, a in good], refused)
+def alarmed(trainer: TemperTrainer, row: dict[str, Any]) -> Sequence[str]:
+    """The alarms that a step's figures raise, and what the recipe wants done about them."""
+    course, carried, step = trainer.course, trainer.carried, row["step"]
+    if course is None:
+        return ()
+    raised = course.alarms(row)
+    if not raised:
+        return ()
+    if trainer.stage.on_alarm == "pause":
+        carried.paused = (
+            f"{carried.out.name}: paused at step {step}, because {', '.join(raised)} crossed a limit; "
+            "see metrics.jsonl and events.jsonl. Nothing is lost: run the same command to go on. If you change this stage in the "
+            "recipe, it starts anew"
+        )
+    # gold has no influence on training: what only it saw is for a person to judge
+    own = [name for name in raised if name != "gap"]
+    if trainer.stage.on_alarm == "roll-back" and own and course.roll_back(step, ", ".join(own)):
+        trainer.go_back()
+    return raised
 
 
 def _decoder(model: Any) -> Any:
