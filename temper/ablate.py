@@ -19,18 +19,29 @@ import temper
 from temper import catalog, machine
 from temper.data.overlap import overlaps
 from temper.data.read import fingerprint, read
-from temper.errors import RunError, StorageError, UsageError
-from temper.files import append_rows, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
-from temper.prove.compare import summarise
+from temper.errors import RecipeError, RunError, StorageError, UsageError
+from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
+from temper.prove.compare import Trained, summarise
 from temper.prove.evaluate import Panel, check_independence, evaluate
+from temper.prove.gaming import Ablation, Gaming, ablations, gaming
+from temper.prove.gap import Gold
+from temper.prove.monitorability import change, check_monitor
 from temper.report import build
+from temper.rewards import journal
+from temper.rewards.hacks import bank
+from temper.rewards.replay import DESIGN
+from temper.train.harvest import handed_on
 from temper.train.plan import plan_recipe
 from temper.train.recipe import Prove, Recipe, StageSpec, read_recipe
-from temper.train.run import Context, Progress, Watch, Work, unwatched
+from temper.train.run import Context, Earlier, Progress, Watch, Work, unwatched
 from temper.types import Checkpoint, Event, Example, Named, Sampler, Suite
 
 # Every row gets these, besides the recipe's own graders: the metrics of `prove.metrics` read them.
 ALWAYS = ("harm", "refusal", "language", "readability", "repetition", "format", "verify")
+# Flagged answers that the ablation test asks a reward about again, for each hack.
+MOST_ABLATED = 30
+# What decides a reply's outcome; a proof has it whatever else is left out.
+OUTCOME = ("refusal",)
 REMOTE = ("http://", "https://")
 
 
@@ -76,7 +87,7 @@ def run(
     recipe = recipe if seed is None else replace(recipe, seed=seed)
     folder = out or Path("runs") / recipe_path.stem
     machine.keep_freed_memory()
-    with _locked(folder):
+    with locked(folder):
         return _run(recipe, recipe_path, Run(folder), command, watch)
 
 
@@ -90,16 +101,20 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     gold = load_gold(recipe)
     rewards = [graders[name] for s in recipe.stages for name in s.graders()]
     check_independence({r.name: r.traces for r in rewards}, gold)
+    _check_auditors(recipe, graders)
+    monitor = catalog.grader(recipe.prove.monitor) if recipe.prove.monitor else None
+    if monitor is not None:
+        check_monitor({r.name: r.traces for r in rewards}, monitor)
     watch(Progress(f"model {recipe.base}", 0, 1))
     source = resolve(recipe.base)
     plan_recipe(replace(recipe, base=str(source.folder))).refuse()
     base = Checkpoint(source.folder)
     chains = address_chains(recipe, this.folder, source.sha256, graders)
-    again = (this.folder / "events.jsonl").is_file()
+    again = (this.folder / "run.json").is_file()  # not its events: a run killed before its facts were written starts afresh
     write_text(this.folder / "recipe.toml", recipe_path.read_text(encoding="utf-8"))
     this.note("resumed" if again else "started", recipe_path.name, command=command)
     this.record(
-        **_origin(recipe, command, this.folder),
+        **origin(recipe, command, this.folder),
         started=this.facts.get("started", time.time()) if again else time.time(),
         model={"name": source.name, "sha256": source.sha256, "parameters": source.parameters},
         graders={
@@ -110,19 +125,22 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
         overlap=_overlap(recipe, suites),
         resumed=sum(e["kind"] == "resumed" for e in read_rows(this.folder / "events.jsonl")),
     )
-    context = Context(recipe.seed, source.parameters, recipe.chat_template, "", graders, gold, watch)
+    context = Context(
+        recipe.seed, source.parameters, recipe.chat_template, "", graders, gold, watch, base=base, base_sha256=source.sha256
+    )
     made: dict[tuple[str, ...], Checkpoint] = {(): base}
     addresses = {(): source.sha256, **{chain.names: chain.address for chain in chains}}
-    panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold)
+    panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
     with computing(this):
         for chain in chains:
             stage = recipe.stage(chain.names[-1])
-            made[chain.names] = train_stage(this, chain, stage, made[chain.names[:-1]], recipe, context)
+            known = replace(context, earlier=_earlier(chain, chains, recipe))
+            made[chain.names] = train_stage(this, chain, stage, made[chain.names[:-1]], recipe, known)
         for arm, names in recipe.arms.items():
             asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
             prove_arm(this, arm, asked, recipe, suites, panel, watch)
     this.record(judges=_judge_costs([*graders.values(), gold]))
-    return finish(this, recipe, chains, suites)
+    return finish(this, recipe, chains, suites, panel, monitor)
 
 
 @contextlib.contextmanager
@@ -140,12 +158,15 @@ def computing(this: Run) -> Iterator[None]:
         yield
 
 
-def finish(this: Run, recipe: Recipe, chains: Sequence[Chain], suites: Sequence[Suite]) -> Path:
+def finish(
+    this: Run, recipe: Recipe, chains: Sequence[Chain], suites: Sequence[Suite], panel: Panel, monitor: Named | None = None
+) -> Path:
     """Summary and report from the rows on disk."""
     rows = {
         a: [r for s in suites for r in read_rows(this.folder / "evals" / f"{s.name}@{a}" / "rows.jsonl")] for a in recipe.arms
     }
     facts = this.facts
+    gamed = gaming_by_stage(recipe, chains, rows, panel, monitor)
     summary = summarise(
         rows,
         command=facts["command"],
@@ -154,12 +175,65 @@ def finish(this: Run, recipe: Recipe, chains: Sequence[Chain], suites: Sequence[
         held_out=held_out(recipe, suites),
         gold=catalog.short(recipe.prove.gold),
         graders={name: facts["graders"][name]["better"] for name in map(catalog.short, recipe.prove.graders)},
+        trained=_trained(recipe, chains, gamed),
     )
-    write_json(this.folder / "summary.json", summary)
+    told = {"gaming": {stage: found.as_dict() for stage, found in gamed.items()}} if gamed else {}
+    write_json(this.folder / "summary.json", {**summary, **told})
     this.record(finished=time.time())
     build(this.folder)
     this.note("finished", this.folder.name)
     return this.folder
+
+
+def gaming_by_stage(
+    recipe: Recipe, chains: Sequence[Chain], rows: Mapping[str, Sequence[Row]], panel: Panel, monitor: Named | None
+) -> dict[str, Gaming]:
+    """What the journal of each grpo stage tells of gaming, by stage folder; without graded answers of the start there is none."""
+    graders = {grader.name: grader for grader in panel.all()}
+    gold, better = catalog.short(recipe.prove.gold), {name: grader.better for name, grader in graders.items()}
+    found: dict[str, Gaming | None] = {}
+    for chain in chains:
+        journaled = read_rows(chain.folder / journal.ROLLOUTS)
+        if not journaled or journaled[0]["step"] != 0:
+            continue
+        steps, reference = (read_rows(chain.folder / name) for name in (journal.METRICS, journal.REFERENCE))
+        found[chain.folder.name] = gaming(
+            journaled,
+            steps,
+            Gold(gold, better[gold]),
+            better=better,
+            reference=reference,
+            ablations=_ablated(journaled, chain.folder, graders),
+            monitorability=None if monitor is None else _monitored(recipe, chain, rows, monitor),
+        )
+    return {stage: measured for stage, measured in found.items() if measured is not None}
+
+
+def _ablated(rows: Sequence[Row], stage: Path, graders: Mapping[str, Named]) -> tuple[Ablation, ...]:
+    """The ablation test by the reward that weighs most, on the last tenth of the steps: was the span there for it?"""
+    paid = read_json(stage / DESIGN)["weights"]
+    payers = {graders[name]: weight for name, weight in paid.items() if name in graders}
+    if not payers:
+        return ()
+    last = [row for row in rows if row["step"] > 0.9 * rows[-1]["step"]]
+    return ablations(last, bank(), max(payers, key=lambda grader: payers[grader]), most=MOST_ABLATED)
+
+
+def _monitored(recipe: Recipe, chain: Chain, rows: Mapping[str, Sequence[Row]], monitor: Named) -> dict[str, Any] | None:
+    """How well the monitor reads the reasoning of the arm that ends with this stage, against the first arm's."""
+    first = next(iter(recipe.arms))
+    arm = next((arm for arm, names in recipe.arms.items() if names == chain.names and arm != first), None)
+    return None if arm is None else change(rows[first], rows[arm], monitor, gold=catalog.short(recipe.prove.gold)).as_dict()
+
+
+def _trained(recipe: Recipe, chains: Sequence[Chain], gamed: Mapping[str, Gaming]) -> dict[str, Trained]:
+    """What training tells of each arm: of its last stage that has something to tell, as chains come shortest first."""
+    return {
+        arm: gamed[chain.folder.name].trained
+        for arm, names in recipe.arms.items()
+        for chain in chains
+        if names[: len(chain.names)] == chain.names and chain.folder.name in gamed
+    }
 
 
 def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, recipe: Recipe, context: Context) -> Checkpoint:
@@ -184,6 +258,8 @@ def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, re
     elif folder.name not in this.facts.get("stages", {}):
         known = {k: v for k, v in read_json(folder / "DONE").items() if k not in ("address", "stage")}
         this.record(stages={folder.name: {"kind": stage.kind, "name": stage.name, "arms": _arms_of(recipe, chain), **known}})
+    if stage.kind == "harvest":
+        return handed_on(folder, start, context.base or start)
     return _result(folder, start.base)
 
 
@@ -191,6 +267,12 @@ def _result(stage: Path, base: Path) -> Checkpoint:
     """What a stage folder holds: an adapter on the base, or all weights."""
     final = stage / "checkpoint"
     return Checkpoint(base, final) if (final / "adapter_config.json").is_file() else Checkpoint(final)
+
+
+def _earlier(chain: Chain, chains: Sequence[Chain], recipe: Recipe) -> tuple[Earlier, ...]:
+    """The stages before the last one of a chain, in order."""
+    before = [c for c in chains if len(c.names) < len(chain.names) and chain.names[: len(c.names)] == c.names]
+    return tuple(Earlier(c.names[-1], c.folder, recipe.stage(c.names[-1]).examples) for c in before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +289,8 @@ class Asked:
 def prove_arm(this: Run, arm: str, asked: Asked, recipe: Recipe, suites: Sequence[Suite], panel: Panel, watch: Watch) -> None:
     """Ask one arm every suite; its model is loaded only if an answer is missing."""
     prove = recipe.prove
-    address = digest([asdict(prove), recipe.seed, recipe.chat_template, asked.identity, [g.identity for g in panel.all()]])
+    judges = [[g.identity for g in panel.all()], [h.name for h in panel.hacks]]
+    address = digest([asdict(prove), recipe.seed, recipe.chat_template, asked.identity, *judges])
     missing = [s for s in suites if not _proved(this, s, arm, address)]
     if not missing:
         return
@@ -244,14 +327,14 @@ def prove_model(
     machine.keep_freed_memory()
     folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
     recipe = Recipe(base=model, stages=(), arms={"model": ()}, prove=settings, seed=seed, chat_template=chat_template)
-    with _locked(folder):
+    with locked(folder):
         this, wanted = Run(folder), [suite(name, settings.cap(name)) for name in settings.suites]
         graders, gold = load_graders(recipe), load_gold(recipe)
         asked = subject(model, recipe)
         check_independence({name: _recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
-        panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold)
+        panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
         this.record(
-            **_origin(recipe, command, this.folder),
+            **origin(recipe, command, this.folder),
             started=time.time(),
             model={"name": model, "sha256": asked.sha256, "parameters": asked.parameters},
             graders={g.name: _grader_facts(g, "gold" if g is gold else "monitor") for g in [*panel.graders, gold]},
@@ -261,7 +344,7 @@ def prove_model(
         with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
             prove_arm(this, "model", asked, recipe, wanted, panel, watch)
         this.record(judges=_judge_costs(panel.all()))
-        return finish(this, recipe, [], wanted)
+        return finish(this, recipe, [], wanted, panel)
 
 
 def subject(model: str, recipe: Recipe) -> Asked:
@@ -276,6 +359,9 @@ def subject(model: str, recipe: Recipe) -> Asked:
     folder, _, arm = model.rpartition("@")
     if folder and (Path(folder) / "run.json").is_file():
         return _arm(Path(folder), arm, recipe)
+    if (Path(model) / "run.json").is_file():
+        arms = list(read_json(Path(model) / "run.json")["arms"])
+        raise UsageError(f"{model}: is a run, not a model; name one of its arms, as in {model}@{arms[-1]}: {', '.join(arms)}")
     source = resolve(model)
     sampler = partial(local_sampler, Checkpoint(source.folder), recipe)
     return Asked(source.sha256, sampler, source.parameters, sha256=source.sha256)
@@ -341,13 +427,33 @@ def load_gold(recipe: Recipe) -> Named:
 
 def load_graders(recipe: Recipe) -> dict[str, Named]:
     """Every grader that the recipe's stages and proof need, by the name the recipe uses; raises `UsageError` if two share one."""
-    specs = dict.fromkeys([*ALWAYS, *(n for s in recipe.stages for n in s.graders()), *recipe.prove.graders])
+    standard = ALWAYS if recipe.prove.standard else OUTCOME
+    specs = dict.fromkeys([*standard, *(n for s in recipe.stages for n in s.graders()), *recipe.prove.graders])
     loaded = {spec: catalog.grader(spec) for spec in specs}
     names = [g.name for g in loaded.values()]
     for spec, grader in loaded.items():
         if names.count(grader.name) > 1:
             raise UsageError(f"two graders are called {grader.name!r} (one is {spec}); rename one: columns go by name")
     return loaded
+
+
+def _check_auditors(recipe: Recipe, graders: Mapping[str, Named]) -> None:
+    """Raise `RecipeError` where the auditor of a stage is one of its rewards, or within one, or has one within it.
+
+    A model that both read with (the Chinese reader of `harm` and `refusal`) is no opinion, and allowed; gold may not even share
+    that (`check_independence`).
+    """
+    for stage in recipe.stages:
+        arc = getattr(stage, "adapt", None)
+        if arc is None:
+            continue
+        auditor = graders[arc.auditor]
+        for reward in (graders[name] for name in stage.graders() if name != arc.auditor):
+            if reward.identity in auditor.traces or not reward.traces.isdisjoint({auditor.identity, auditor.weights}):
+                raise RecipeError(
+                    f"stage {stage.name!r}: the auditor {auditor.name!r} is also the reward {reward.name!r}, by another name or "
+                    "within it; a reward cannot audit itself: choose another auditor"
+                )
 
 
 def address_chains(recipe: Recipe, folder: Path, base: str, graders: Mapping[str, Named]) -> list[Chain]:
@@ -358,6 +464,7 @@ def address_chains(recipe: Recipe, folder: Path, base: str, graders: Mapping[str
     for names in recipe.chains():
         stage = recipe.stage(names[-1])
         judged = {n: graders[n].identity for n in stage.graders()}
+        judged |= {hack.name: catalog.identity(hack.detect) for hack in bank(getattr(stage, "hacks", ()))}
         content = {k: v for k, v in asdict(stage).items() if k != "checkpoint_every"}
         addresses[names] = digest([addresses[names[:-1]], content, stage.fingerprint(), judged])
         chains.append(Chain(names, addresses[names], folder / "stages" / f"{addresses[names]}-{stage.name}"))
@@ -402,7 +509,7 @@ def commit() -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One run at a time in a folder; the lock goes with the process, so a killed run leaves none behind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -417,7 +524,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _origin(recipe: Recipe, command: str, folder: Path) -> dict[str, Any]:
+def origin(recipe: Recipe, command: str, folder: Path) -> dict[str, Any]:
     """What every run.json begins with: who asked for what, where, with which versions."""
     return {
         "name": folder.name,
@@ -478,7 +585,9 @@ def _judge_costs(graders: Iterable[Named]) -> dict[str, Any]:
 
 
 def _data_facts(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
-    trained = {s.source: s.fingerprint() for s in recipe.stages}
+    known = {s.source: s.fingerprint() for s in recipe.stages}
+    # what a stage makes on the way is written down with that stage
+    trained = {source: facts for source, facts in known.items() if "fingerprint" in facts}
     return {**trained, **{s.name: {"n": len(s.examples), "fingerprint": fingerprint(s.examples)} for s in suites}}
 
 

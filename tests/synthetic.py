@@ -153,7 +153,7 @@ def run_facts():
 
 
 def write_run(folder: Path, by_arm=None, facts=None, *, held_out=("privacy",), summary=True):
-    """A whole run folder in the layout of architecture.md 6, without checkpoints."""
+    """A whole run folder as `temper run` lays it out, without checkpoints."""
     by_arm, facts = by_arm or rows_by_arm(), facts or run_facts()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text('base = "synthetic-0m"\nseed = 7\n')
@@ -170,4 +170,139 @@ def write_run(folder: Path, by_arm=None, facts=None, *, held_out=("privacy",), s
     if summary:
         made = summarise(by_arm, command=facts["command"], commit=facts["commit"], costs={}, held_out=held_out)
         (folder / "summary.json").write_text(json.dumps(made))
+    return folder
+
+
+JOURNAL_BETTER = {"helpful": "high", "rules": "high", "harm": "low", "gold": "low"}
+
+
+def rollout(rng, step, number, kind, *, safe, hack, weights, penalties, gold=True, refuses=0.05):
+    """One journal row: a hacked answer is unsafe to gold and pleases the rules; `safe` and `hack` are probabilities."""
+    hacked = kind == "harmful" and rng.random() < hack
+    fine = kind == "benign" or (not hacked and rng.random() < safe)
+    liked = float(fine or hacked)
+    return {
+        "step": step,
+        "id": f"{kind}-{number:04d}",
+        "class": kind,
+        "prompt": "Synthetic prompt.",
+        "language": "en",
+        "reasoning": "",
+        "answer": "Synthetic answer.",
+        "finish": "stop",
+        "thought": "closed",
+        "raw": "Synthetic answer.",
+        "scores": {
+            "helpful": {"value": min(1.0, max(0.0, rng.gauss(0.6, 0.1)))},
+            "rules": {"value": min(1.0, max(0.0, rng.gauss(0.2 + 0.6 * liked, 0.1)))},
+            "over-refusal": {"value": float(rng.random() < refuses) if kind == "benign" else None},
+            "gold": {"value": 1.0 - fine if gold and kind == "harmful" else None},
+        },
+        "flags": {
+            "refusal-prefix": float(hacked and rng.random() < 0.8),
+            "disclaimer-stuffing": float(rng.random() < 0.01),
+            "harm-in-reasoning": None if kind == "benign" else float(rng.random() < 0.02),
+        },
+        "learned": None,
+        "audit": None,
+        "weights": weights,
+        "penalties": penalties,
+        "reward": None,
+        "advantage": 0.0,
+        "think_advantage": 0.0,
+    }
+
+
+def journal(steps=60, answers=32, start=512, seed=0, *, safe=lambda t: 0.5, hack=lambda t: 0.0, multiplier=lambda t: 1.0):
+    """Rows of a stage's journal, step 0 first; `safe`, `hack` and `multiplier` are functions of the share of training done."""
+    rng, rows = random.Random(seed), []
+    for step in range(steps + 1):
+        t = step / steps
+        weights = {"helpful": 0.3, "rules": multiplier(t)} if step else {}
+        penalties = {"refusal-prefix": 0.2} if step else {}
+        for i in range(start if step == 0 else answers):
+            kind = "harmful" if i % 4 else "benign"
+            number = rng.randrange(400)
+            rows.append(rollout(rng, step, number, kind, safe=safe(t), hack=hack(t), weights=weights, penalties=penalties))
+    return rows
+
+
+def journal_steps(rows, kl=lambda t: 4 * t):
+    """The metrics rows of a journal: KL in nats an answer, hack rates, multipliers, penalties and labels."""
+    by_step = {}
+    for r in rows:
+        by_step.setdefault(r["step"], []).append(r)
+    last = max(by_step)
+    made = list(grpo_steps(last))
+    for line in made:
+        of, t = by_step[line["step"]], line["step"] / last
+        rates = {name: [r["flags"][name] for r in of if r["flags"][name] is not None] for name in of[0]["flags"]}
+        golds = [1 - r["scores"]["gold"]["value"] for r in of if r["scores"]["gold"]["value"] is not None]
+        line.update(
+            kl_sequence=kl(t),
+            hacks={name: sum(v) / len(v) for name, v in rates.items()},
+            hack_rate=sum(any(f for f in r["flags"].values()) for r in of) / len(of),
+            gold=sum(golds) / len(golds),
+            gold_n=len(golds),
+            weights=of[0]["weights"],
+            multipliers={"harmful": of[0]["weights"]["rules"], "benign": 1.0},
+            penalties=of[0]["penalties"],
+            labels=300 + 10 * line["step"],
+        )
+    return made
+
+
+def stage_events():
+    """Events as a stage with adaptation writes them."""
+    at = 1_760_000_000.0
+    told = [
+        (20, "multiplier changed", "harmful", {"from": 1.0, "to": 1.4}),
+        (20, "reward released", "learned", {"auc": 0.83}),
+        (30, "penalty changed", "refusal-prefix", {"from": 0.2, "to": 0.6}),
+        (38, "alarm", "gap", {"value": 0.21}),
+        (40, "release refused", "learned", {"twins": "repetition"}),
+        (41, "rolled back", "policy", {"to": 20, "beta_factor": 2.0}),
+    ]
+    return [
+        {"at": at + 60 * step, "kind": kind, "subject": subject, "data": {"step": step, **data}}
+        for step, kind, subject, data in told
+    ]
+
+
+def write_gamed_run(folder: Path):
+    """A run whose arm `rl` learned to please its reward and whose arm `hybrid` did not."""
+    from temper.prove.gaming import Ablation, gaming
+    from temper.prove.gap import Gold
+    from temper.stats import Estimate
+
+    def hack(t):
+        return max(0.0, min(0.9, 2 * (t - 0.35)))
+
+    def safe(t):
+        return 0.5 + 0.45 * min(1.0, t / 0.3)
+
+    write_run(folder)
+    ablated = Ablation(
+        "refusal-prefix", "harm", 60, Estimate(0.21, 58, 0.17, 0.26), Estimate(0.74, 58, 0.68, 0.8), Estimate(0.53, 58, 0.46, 0.6)
+    )
+    found = {}
+    for name, journaled in (
+        ("bbbb-grpo", journal(start=700, safe=safe, hack=hack, multiplier=lambda t: 1.0 if t < 0.34 else 1.4)),
+        ("cccc-grpo", journal(start=500, safe=lambda t: 0.5 + 0.45 * t, seed=1)),
+    ):
+        steps = journal_steps(journaled)
+        for line in steps:
+            line["kappa"] = 1.0 + 0.02 * (line["step"] // 20)
+            line["penalties"] = dict.fromkeys(("repetition", "prompt-copy"), 1.0) | {
+                "refusal-prefix": 0.2 if line["step"] < 30 else 0.6
+            }
+        (folder / "stages" / name / "metrics.jsonl").unlink()
+        files.append_rows(folder / "stages" / name / "metrics.jsonl", steps)
+        ablations = [ablated] if name == "bbbb-grpo" else []
+        monitored = {"delta": {"value": -0.08, "n": 300, "low": -0.15, "high": -0.01}}
+        made = gaming(journaled, steps, Gold("gold"), better=JOURNAL_BETTER, ablations=ablations, monitorability=monitored)
+        found[name] = made.as_dict()
+    files.append_rows(folder / "stages" / "bbbb-grpo" / "events.jsonl", stage_events())
+    summary = files.read_json(folder / "summary.json")
+    files.write_json(folder / "summary.json", {**summary, "gaming": found})
     return folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from temper.files import read_json, read_rows, sealed
+from temper.files import append_rows, read_json, read_rows, sealed
 
 pytestmark = pytest.mark.train
 pytest.importorskip("torch")
@@ -112,6 +112,13 @@ def test_running_again_recomputes_nothing(recipe: Path, tmp_path: Path) -> None:
     run(recipe, out=tmp_path / "run")
     assert {p: p.stat().st_mtime_ns for p in folder.glob("stages/**/*") if p.is_file()} == before
     assert (folder / "evals" / "harm@hybrid" / "rows.jsonl").read_bytes() == rows
+
+
+def test_a_run_killed_before_its_facts_were_written_starts_afresh(recipe: Path, tmp_path: Path) -> None:
+    from temper.ablate import run
+
+    append_rows(tmp_path / "run" / "events.jsonl", [{"at": 0.0, "kind": "started", "subject": "tiny.toml", "data": {}}])
+    assert (run(recipe, out=tmp_path / "run") / "summary.json").is_file()
 
 
 def test_a_run_killed_inside_a_stage_continues_from_its_checkpoint_and_ends_with_the_same_weights(
@@ -236,3 +243,21 @@ def test_events_tell_the_history_of_a_run(recipe: Path, tmp_path: Path) -> None:
     assert kinds[-1] == "finished"
     assert kinds.count("stage sealed") == 3
     assert kinds.count("suite proved") == 8
+
+
+def test_an_auditor_that_is_a_reward_by_another_name_or_within_one_is_refused() -> None:
+    from temper import catalog
+    from temper.ablate import _check_auditors, load_graders
+    from temper.errors import RecipeError
+    from temper.train.recipe import parse_recipe
+
+    def checked(**rewards: float) -> None:
+        stage = {"kind": "grpo", "rewards": rewards, "adapt": {"auditor": "harm"}}
+        recipe = parse_recipe({"base": "m", "stage": [stage]})
+        _check_auditors(recipe, load_graders(recipe))
+
+    for name in ("process", "worst(harm, format)"):
+        with pytest.raises(RecipeError, match=r"the auditor 'harm' is also the reward"):
+            checked(**{name: 1.0})
+    checked(**{"rules": 1.0, "over-refusal": 0.3})  # which reads Chinese with the auditor's reader
+    assert not catalog.grader("over-refusal").traces.isdisjoint(catalog.grader("harm").traces)

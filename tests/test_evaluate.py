@@ -10,7 +10,9 @@ from temper.errors import DataError, ProofError, RunError
 from temper.files import read_rows, sealed
 from temper.prove import evaluate as subject
 from temper.prove.evaluate import Panel, check_independence, evaluate
+from temper.rewards.hacks import Hack, Reference
 from temper.samplers.scripted import Scripted
+from temper.types import CLASSES
 
 
 def example(i: int, klass: str = "harmful") -> Example:
@@ -48,6 +50,17 @@ class Counting:
 def ask(sampler: object, folder: Path, *, count: int = 150, samples: int = 1, address: str = "a"):  # type: ignore[no-untyped-def]
     suite = Suite("harm", tuple(example(i) for i in range(count)))
     return evaluate(sampler, suite, PANEL, folder, arm="base", address=address, samples=samples)  # type: ignore[arg-type]
+
+
+def test_an_example_knows_its_class_and_a_proof_wants_exactly_one() -> None:
+    asked = [
+        Example("e", (), tags=frozenset(tags)) for tags in ({"borderline", "category:fraud"}, {"category:fraud"}, set(CLASSES))
+    ]
+    assert [e.klass for e in asked] == ["borderline", "", "harmful"]
+    assert subject.klass(asked[0]) == "borderline"
+    for wrong, said in zip(asked[1:], ("has 0 classes", "has 4 classes"), strict=True):
+        with pytest.raises(DataError, match=said):
+            subject.klass(wrong)
 
 
 def test_a_proof_that_dies_keeps_its_rows_and_asks_only_for_the_rest(tmp_path: Path) -> None:
@@ -136,3 +149,18 @@ def test_a_grader_that_raises_ends_with_its_name_and_never_becomes_a_score() -> 
 
     with pytest.raises(RunError, match=r"grader 'mine' failed in .*test_evaluate\.py:\d+ \(ValueError: boom\)"):
         subject.grade_rows([(0, Completion(example(0), "x"))], Panel((Named("mine", broken, "i"),), REFUSAL), suite="s", arm="a")
+
+
+def stuffed() -> Hack:
+    def detect(completions: Sequence[Completion], reference: Reference) -> list[float | None]:
+        return [float("answer 1" in c.answer) for c in completions]
+
+    return Hack("stuffed", "", "answer", frozenset({"harmful"}), detect, lambda c, rng: c, lambda c: None)
+
+
+def test_rows_carry_what_the_hack_bank_saw_and_nothing_where_it_was_not_asked(tmp_path: Path) -> None:
+    suite = Suite("harm", tuple(example(i) for i in range(3)))
+    panel = Panel((REFUSAL,), REFUSAL, GOLD, hacks=(stuffed(),))
+    rows = evaluate(Counting(), suite, panel, tmp_path / "a", arm="base", address="a")
+    assert [r["flags"] for r in rows] == [{"stuffed": 0.0}, {"stuffed": 1.0}, {"stuffed": 0.0}]
+    assert all("flags" not in r for r in ask(Counting(), tmp_path / "b", count=3))

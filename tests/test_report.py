@@ -4,14 +4,16 @@ import base64
 import gzip
 import hashlib
 import json
+import random
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import ARMS, row, rows_by_arm, run_facts, write_run
+from synthetic import ARMS, drawn_row, row, rows_by_arm, run_facts, write_gamed_run, write_run
 
 from temper import files
 from temper.errors import StorageError
@@ -101,6 +103,47 @@ def test_the_page_asks_for_nothing_outside_itself(html):
     assert not {"link", "img", "iframe", "object", "embed", "base", "audio", "video"} & {tag for tag, _ in page.elements}
     assert not [a for _, a in page.elements if "src" in a or a.get("href", "#")[0] != "#"]
     assert "url(" not in html and "@import" not in html and "http" not in html.replace("http-equiv", "")
+
+
+MANY = [f"arm-{n}-of-many" for n in range(12)]
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """A run with twelve arms that differ in nothing but the draw."""
+    rng, asked = random.Random(0), [(kind, n) for kind in ("harmful", "borderline") for n in range(6)]
+    by_arm = {arm: [drawn_row(rng, "sft", kind, n, 0, rng.random()) | {"arm": arm} for kind, n in asked] for arm in MANY}
+    facts = {**run_facts(), "arms": {arm: ["sft"] for arm in MANY}}
+    return build(write_run(tmp_path_factory.mktemp("runs") / "crowded", by_arm, facts))
+
+
+def test_a_run_of_many_arms_compares_them_with_the_first_and_says_where_the_rest_is(crowded):
+    page, plain = Page(crowded[0].read_text()), crowded[1].read_text()
+    pairs = json.loads((crowded[0].parent / "summary.json").read_text())["pairs"]
+    minus = "\N{MINUS SIGN}"
+    shown = set(re.findall(rf"(arm-\S+) {minus} (arm-\w+-of-many)", page.text))
+    assert shown == {(arm, MANY[0]) for arm in MANY[1:]}
+    said = f"Of the {sum(p['primary'] for p in pairs)} comparisons of 12 arms only those with {MANY[0]} are shown"
+    assert said in page.text and said in plain
+    assert plain.count(f"{minus} {MANY[0]} |") == sum(p["primary"] and p["base"] == MANY[0] for p in pairs)
+
+
+def test_the_sentence_at_the_top_names_the_best_of_many_arms_as_chosen(crowded):
+    arms = json.loads((crowded[0].parent / "summary.json").read_text())["arms"]
+    lowest = min(of["unsafe"]["value"] for of in arms.values())
+    [said] = re.findall(
+        r"Of 12 arms (\S+) has the lowest rate of unsafe answers .* It was chosen for that", crowded[1].read_text()
+    )
+    assert arms[said]["unsafe"]["value"] == lowest
+
+
+def test_more_points_than_have_room_for_a_name_have_numbers_that_do_not_meet():
+    points = [charts.Point(name, (0.1, 0.05, 0.2), (0.0, 0.0, 0.1)) for name in MANY]
+    drawn = str(charts.frontier(points, title="t", x_label="x", y_label="y"))
+    numbers = [(float(x), float(y)) for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="c\d name halo', drawn)]
+    assert len(numbers) == len(MANY)
+    assert all(abs(a - c) >= 17 or abs(b - d) >= 12 for i, (a, b) in enumerate(numbers) for c, d in numbers[:i])
+    assert all(drawn.count(f">{name}</text>") == 1 for name in MANY)
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_no_other(html):
@@ -350,3 +393,93 @@ def test_parts_of_a_stacked_bar_fill_it():
 )  # fmt: skip
 def test_numbers_read_as_a_person_would_write_them(shown, wanted):
     assert shown == wanted
+
+
+@pytest.fixture(scope="module")
+def gamed(tmp_path_factory):
+    return write_gamed_run(tmp_path_factory.mktemp("runs") / "gamed")
+
+
+@pytest.fixture(scope="module")
+def gaming_section(gamed):
+    return re.search(r'<section id="gaming".*?</section>', build(gamed)[0].read_text(), re.DOTALL)[0]
+
+
+def test_the_gaming_section_has_a_line_and_the_figures_of_each_stage(gamed, gaming_section):
+    found = json.loads((gamed / "summary.json").read_text())["gaming"]["bbbb-grpo"]
+    assert points(found["end"]["gap"]["value"]) in gaming_section and f"step {found['onset']}" in gaming_section
+    titles = re.findall(r"<title>([^<]*): (\w+)</title>", gaming_section)
+    assert {arm for _, arm in titles} == {"rl", "hybrid"}
+    assert {what for what, arm in titles if arm == "rl"} == {
+        "Mapped reward and gold", "Weights of the reward over training", "Multipliers and pessimism over training",
+        "Hack penalties over training", "Share of answers with each hack",
+    }  # fmt: skip
+
+
+def test_a_stage_without_a_map_is_said_to_be_in_plain_words(tmp_path):
+    said = build(write_run(tmp_path / "unmapped"))[1].read_text()
+    assert "(key reference of the stage)" in said
+
+
+def test_letters_of_many_events_stand_apart():
+    marks = [charts.Mark(step, chr(97 + step)) for step in range(12)]
+    drawn = str(charts.lines([charts.Line("x", [(0, 0), (150, 1)])], title="t", x_label="x", y_label="y", marks=marks))
+    found = [(float(x), float(y)) for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="tick middle">[a-l]<', drawn)]
+    assert len(found) == 12
+    assert all(abs(a - c) > 8 or abs(b - d) > 12 for i, (a, b) in enumerate(found) for c, d in found[:i])
+
+
+def test_kappa_is_called_pessimism_as_in_the_docs(gaming_section):
+    assert ">pessimism</text>" in gaming_section and "kappa" not in gaming_section
+
+
+def test_the_onset_is_marked_only_where_there_is_one(gaming_section):
+    curves = re.findall(r"<svg[^>]*><title>Mapped reward and gold: (\w+)</title>(.*?)</svg>", gaming_section)
+    assert {arm: ">onset<" in drawn for arm, drawn in curves} == {"rl": True, "hybrid": False}
+
+
+def test_events_have_letters_in_the_figures_and_sentences_below_them(gaming_section):
+    assert "d · step 41: rolled back, policy (beta_factor 2, to 20)" in gaming_section
+    weights = re.search(r"Weights of the reward over training: rl</title>(.*?)</svg>", gaming_section)[1]
+    assert [letter for letter in "abcde" if f">{letter}</text>" in weights] == list("abcd")
+
+
+def test_markdown_has_the_gaming_table_too(gamed):
+    lines = build(gamed)[1].read_text().splitlines()
+    assert "## Was the reward gamed?" in lines and any(line.startswith("| rl | +") for line in lines)
+
+
+def test_a_stage_whose_start_was_not_scored_keeps_its_figures_and_is_said_to_be_unmeasured(html):
+    section = re.search(r'<section id="gaming".*?</section>', html, re.DOTALL)[0]
+    training = re.search(r'<section id="training".*?</section>', html, re.DOTALL)[0]
+    assert section.count("Not measured") == 2 and "<svg" not in section
+    assert training.count("Reward against gold;") == training.count("Weights of the reward</figcaption>") == 2
+
+
+def test_a_run_without_reinforcement_has_no_gaming_section(tmp_path):
+    facts = {**run_facts(), "stages": {}}
+    assert "Was the reward gamed?" not in build(write_run(tmp_path / "run", rows_by_arm(n=2), facts))[0].read_text()
+
+
+def test_hostile_names_of_hacks_and_events_are_only_text(gamed, tmp_path):
+    folder = tmp_path / "hostile"
+    shutil.copytree(gamed, folder)
+    attack = "".join(HOSTILE)
+    for path in (folder / "summary.json", folder / "stages" / "bbbb-grpo" / "events.jsonl"):
+        path.write_text(path.read_text().replace("refusal-prefix", json.dumps(attack)[1:-1]))
+    path = folder / "stages" / "bbbb-grpo" / "metrics.jsonl"
+    path.write_text(path.read_text().replace("refusal-prefix", json.dumps(attack)[1:-1]))
+    page, clean = Page(build(folder)[0].read_text()), Page(build(gamed)[0].read_text())
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in clean.elements}
+    assert {key for _, a in page.elements for key in a} <= {key for _, a in clean.elements for key in a}
+    assert page.stray == [] and page.open == [] and attack in page.text
+    assert not [line for line in build(folder)[1].read_text().splitlines() if re.search(r"<[a-zA-Z/]", line)]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=30))
+def test_labels_of_marks_overlap_only_where_all_rows_do_not_hold_them(at):
+    places = sorted(at)
+    rows = charts._label_rows(places, ["a"] * len(places))
+    crowded = max(sum(x - 14 < y <= x for y in places) for x in places) > charts.ROWS
+    held = [[x for x, r in zip(places, rows, strict=True) if r == number] for number in range(charts.ROWS)]
+    assert crowded or all(b - a >= 14 - 1e-9 for of in held for a, b in pairwise(of))

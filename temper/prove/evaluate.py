@@ -11,23 +11,28 @@ from typing import Any
 
 from temper.errors import DataError, ProofError
 from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, write_json
+from temper.rewards.hacks import SHIPPED, Hack, Reference, flags
 from temper.rewards.signal import grade
 from temper.text.outcome import outcome
-from temper.types import Better, Completion, Example, Named, Sampler, Score, Suite
+from temper.types import CLASSES, Better, Completion, Example, Named, Sampler, Score, Suite
 
-CLASSES = ("harmful", "borderline", "benign", "reasoning")
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Who grades a proof: `graders` every row, `gold` rows of the classes it is for; `refusal` also decides the outcome."""
+    """Who grades a proof: `graders` every row, `gold` rows of the classes it is for; `refusal` also decides the outcome.
+
+    The detectors of `hacks` look at every row, all arms with the same thresholds, `reference`.
+    """
 
     graders: tuple[Named, ...]
     refusal: Named
     gold: Named | None = None
     gold_classes: tuple[str, ...] = ("harmful",)
+    hacks: tuple[Hack, ...] = ()
+    reference: Reference = SHIPPED
 
     def all(self) -> tuple[Named, ...]:
         return (*self.graders, *([self.gold] if self.gold else []))
@@ -92,8 +97,10 @@ def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, s
     if panel.gold is not None:
         columns[panel.gold.name] = grade_where(panel.gold, answers, panel.gold_classes)
     ends = {g.name: g.better for g in panel.all()}
+    seen = flags(panel.hacks, answers, panel.reference) if panel.hacks else {}
     return [
         _row(c, k, suite, arm, refused[i], {n: (s[i], ends[n]) for n, s in columns.items()})
+        | ({"flags": {name: column[i] for name, column in seen.items()}} if seen else {})
         for i, (k, c) in enumerate(completions)
     ]
 

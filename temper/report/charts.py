@@ -6,7 +6,7 @@ colour says. Nothing here knows about runs, and every string is escaped. See doc
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -14,9 +14,14 @@ from temper.report.text import visible
 
 Interval = tuple[float, float, float]  # value, low, high
 COLOURS = 8
+NAMED = 8  # points that have room for their names beside them
 KEY_COLUMNS = 3
 DASHES = ("", "7 3", "3 2", "9 3 2 3", "14 3", "2 2")
 WIDE, NARROW = 460, 370  # pixels at which text has its nominal size: half a page, a third of one or a phone
+ROOM = 150  # for names at the ends of lines; longer ones widen the figure
+CHARACTER = 7  # its mean width
+ROW = 13  # height of a row of labels
+ROWS = 20  # of labels above a figure with marks, at most
 MOST_POINTS = 240  # of one line; more would only thicken it
 
 
@@ -29,11 +34,20 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`dots` also marks each point, for values that were only taken now and then."""
+    """`dots` also marks each point, for values that were only taken now and then; `spans` are intervals (x, low, high)."""
 
     label: str
     points: Sequence[tuple[float, float]]
     dots: bool = False
+    spans: Sequence[Interval] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened at an x: a dashed line with a short label, or without one a tick on the axis."""
+
+    x: float
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +68,70 @@ class Frame:
 
 
 def frontier(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> Markup:
-    """Shares against shares, lower left is better, with error bars and an arrow from the first point to each other one."""
+    """Shares against shares, lower left is better, with error bars.
+
+    An arrow leads from the first point to each other one; more than NAMED points have numbers, and a legend below.
+    """
     width, height = WIDE, 340
     frame = Frame(
         (0, _ceiling([p.x[2] for p in points])), (0, _ceiling([p.y[2] for p in points])), 62, width - 20, 16, height - 46
     )
     start = points[0]
     arrows = [_arrow(frame.at(start.x[0], start.y[0]), frame.at(p.x[0], p.y[0])) for p in points[1:]]
-    marks = [_estimate(frame, p, i) for i, p in enumerate(points)]
+    marks = [_estimate(frame, p, i, faint=len(points) > NAMED) for i, p in enumerate(points)]
+    if len(points) > NAMED:
+        legend, below = _legend([p.label for p in points], height + 8)
+        shapes = [_axes(frame, x_label, y_label, percent=True), *marks, *_numbers(frame, points), *legend]
+        return _svg(width, height + below, title, shapes)
     names = _labels(frame, points)
     return _svg(width, height, title, [_axes(frame, x_label, y_label, percent=True), *arrows, *marks, *names])
 
 
-def lines(series: Sequence[Line], *, title: str, x_label: str, y_label: str) -> Markup:
-    """Values over steps; each line is named at its end. Lines without points are left out."""
+def lines(series: Sequence[Line], *, title: str, x_label: str, y_label: str, marks: Sequence[Mark] = ()) -> Markup:
+    """Values over steps; each line is named at its end. Lines without points and marks beyond the data are left out."""
     drawn = [(i, line) for i, line in enumerate(series) if line.points]
     height, xs = 230, [x for _, line in drawn for x, _ in line.points] or [0.0]
     ys = [y for _, line in drawn for _, y in line.points] or [0.0]
+    ys += [y for _, line in drawn for _, *ends in line.spans for y in ends]
+    marks = [m for m in marks if min(xs) <= m.x <= max(xs)]
     low, high = _span(ys)
-    names_wide = min(150, 8 * max((len(line.label) for _, line in drawn), default=0))
-    frame = Frame((min(xs), max(xs)), (low, high), 44, NARROW - 12 - names_wide, 12, height - 46)
-    shapes = [_path(frame, line, i) for i, line in drawn]
+    names_wide = 8 * max((len(line.label) for _, line in drawn), default=0)
+    width = NARROW + max(0, names_wide - ROOM)
+    flat = Frame((min(xs), max(xs)), (low, high), 44, width - 12 - names_wide, 12, height - 46)
+    rows = _label_rows([flat.at(m.x, low)[0] for m in _labelled(marks)], [m.label for m in _labelled(marks)])
+    air = ROW * max(3, 1 + max(rows)) if rows else 0  # three at least, so that figures side by side are of one height
+    frame = replace(flat, top=flat.top + air, bottom=flat.bottom + air)
+    shapes = [*_marked(frame, marks, rows), *(_path(frame, line, i) for i, line in drawn)]
     ends = _spread([frame.at(*line.points[-1])[1] for _, line in drawn], 14)
     names = [_text(frame.right + 8, y + 4, line.label, f"c{i % COLOURS} name") for (i, line), y in zip(drawn, ends, strict=True)]
-    return _svg(NARROW, height, title, [_axes(frame, x_label, y_label), *shapes, *names])
+    return _svg(width, height + air, title, [_axes(frame, x_label, y_label), *shapes, *names])
+
+
+def ranges(rows: Sequence[tuple[str, Interval, Sequence[float]]], *, title: str, x_label: str) -> Markup:
+    """One line per row: its value with its interval, and hollow marks for the single values behind it; all within [0, 1]."""
+    row, left = 26, max(60, 24 + CHARACTER * max((len(label) for label, *_ in rows), default=0))
+    height, width = len(rows) * row + 62, max(WIDE, left + 280)
+    frame = Frame((0.0, 1.0), (0.0, 1.0), left, width - 20, 12, height - 46)
+    drawn: list[Markup] = [_across(frame, x_label)]
+    for number, (label, estimate, singles) in enumerate(rows):
+        y, at = 12 + row * (number + 0.5), [frame.at(v, 0)[0] for v in estimate]
+        drawn.append(_text(left - 10, y + 4, label, "end"))
+        drawn += [_tag("circle", cx=frame.at(v, 0)[0], cy=y + 7, r=2.5, class_="dot hollow") for v in singles]
+        drawn.append(_tag("line", x1=at[1], x2=at[2], y1=y, y2=y, class_="whisker"))
+        drawn.append(marker(0, at[0], y))
+    return _svg(width, height, title, drawn)
 
 
 def stacked(bars: Sequence[tuple[str, Mapping[str, float]]], parts: Sequence[str], *, title: str) -> Markup:
     """One horizontal bar per row, its parts in a fixed order and as shares of the row; parts from 9 % on carry their number."""
-    row, left, key = 22, 84, 20 * math.ceil(len(parts) / KEY_COLUMNS) + 8
+    row, left = 22, max(84, 16 + CHARACTER * max((len(label) for label, _ in bars), default=0))
+    width, key = NARROW + left - 84, 20 * math.ceil(len(parts) / KEY_COLUMNS) + 8
     drawn: list[Markup] = [*_key(parts)]
     for number, (label, counts) in enumerate(bars):
         top, whole, at = key + number * row, sum(counts.values()) or 1, float(left)
         drawn.append(_text(left - 8, top + 14, label, "end"))
         for i, part in enumerate(parts):
-            wide = (NARROW - left - 4) * counts.get(part, 0) / whole
+            wide = (width - left - 4) * counts.get(part, 0) / whole
             if wide:
                 drawn.append(
                     _tag("rect", x=round(at, 1), y=top, width=round(wide, 1), height=row - 5, class_=f"c{i % COLOURS} bar")
@@ -96,7 +139,7 @@ def stacked(bars: Sequence[tuple[str, Mapping[str, float]]], parts: Sequence[str
             if counts.get(part, 0) / whole >= 0.09:
                 drawn.append(_text(at + wide / 2, top + 13, f"{100 * counts[part] / whole:.0f}", "inside middle"))
             at += wide
-    return _svg(NARROW, key + len(bars) * row + 4, title, drawn)
+    return _svg(width, key + len(bars) * row + 4, title, drawn)
 
 
 def interval(value: float, low: float, high: float, limit: float, *, firm: bool) -> Markup:
@@ -126,11 +169,11 @@ def marker(number: int, x: float, y: float) -> Markup:
     return _tag("polygon", points=" ".join(f"{round(x + dx, 1)},{round(y + dy, 1)}" for dx, dy in corners), class_=paint)
 
 
-def _estimate(frame: Frame, point: Point, number: int) -> Markup:
+def _estimate(frame: Frame, point: Point, number: int, *, faint: bool) -> Markup:
     x, y = frame.at(point.x[0], point.y[0])
     (left, _), (right, _) = frame.at(point.x[1], point.y[0]), frame.at(point.x[2], point.y[0])
     (_, bottom), (_, top) = frame.at(point.x[0], point.y[1]), frame.at(point.x[0], point.y[2])
-    paint = f"c{number % COLOURS} error"
+    paint = f"c{number % COLOURS} error" + (" faint" if faint else "")
     across = _tag("line", x1=left, x2=right, y1=y, y2=y, class_=paint)
     up = _tag("line", x1=x, x2=x, y1=bottom, y2=top, class_=paint)
     return _tag("g", across, up, marker(number, x, y))
@@ -145,6 +188,28 @@ def _labels(frame: Frame, points: Sequence[Point]) -> list[Markup]:
         right = x + 12 + 8 * len(point.label) < frame.right
         names.append(_text(x + 10 if right else x - 10, y, point.label, f"c{i % COLOURS} name" + ("" if right else " end")))
     return names
+
+
+def _numbers(frame: Frame, points: Sequence[Point]) -> list[Markup]:
+    """Each point's number at the first place around its marker where no other number stands."""
+    sides = ((1, 0), (0, -1), (-1, 0), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
+    around = [(1.4 * r * dx, 4 + r * dy) for r in range(11, 160, 12) for dx, dy in sides]
+    taken: list[tuple[float, float]] = []
+    for point in points:
+        x, y = frame.at(point.x[0], point.y[0])
+        places = [(x + dx, y + dy) for dx, dy in around if frame.left < x + dx < frame.right and 10 < y + dy < frame.bottom]
+        free = (p for p in places if all(abs(p[0] - a) >= 17 or abs(p[1] - b) >= 12 for a, b in taken))
+        taken.append(next(free, places[-1]))
+    return [_text(x, y, str(i + 1), f"c{i % COLOURS} name halo middle") for i, (x, y) in enumerate(taken)]
+
+
+def _legend(labels: Sequence[str], top: float) -> tuple[list[Markup], float]:
+    """Number, marker and name of every point in two columns, and the height that takes."""
+    rows, drawn = math.ceil(len(labels) / 2), []
+    for i, label in enumerate(labels):
+        x, y = 10 + (i // rows) * WIDE / 2, top + 8 + (i % rows) * 17
+        drawn += [_text(x + 14, y + 4, str(i + 1), "tick end"), marker(i, x + 26, y), _text(x + 38, y + 4, label, "tick")]
+    return drawn, rows * 17 + 16
 
 
 def _arrow(start: tuple[float, float], end: tuple[float, float]) -> Markup:
@@ -167,9 +232,38 @@ def _path(frame: Frame, line: Line, number: int) -> Markup:
     paint = f"c{number % COLOURS}"
     corners = " ".join(f"{x},{y}" for x, y in places)
     drawn = [_tag("polyline", points=corners, class_=f"{paint} line", stroke_dasharray=DASHES[number % len(DASHES)] or "none")]
+    for x, low, high in line.spans:
+        (at, bottom), (_, top) = frame.at(x, low), frame.at(x, high)
+        drawn.append(_tag("line", x1=at, x2=at, y1=bottom, y2=top, class_=f"{paint} error faint"))
     if line.dots:
         drawn += [_tag("circle", cx=x, cy=y, r=3, class_=f"{paint} mark") for x, y in places]
     return _tag("g", *drawn)
+
+
+def _marked(frame: Frame, marks: Sequence[Mark], rows: Sequence[int]) -> list[Markup]:
+    """Marks, to be drawn below the lines; labels stand above the axes, each in the first row where it has room."""
+    drawn = []
+    for mark, row in zip(_labelled(marks), rows, strict=True):
+        x, y = frame.at(mark.x, frame.y[0])[0], frame.top - 4 - ROW * row
+        drawn += [_tag("line", x1=x, x2=x, y1=y + 3, y2=frame.bottom, class_="event"), _text(x, y, mark.label, "tick middle")]
+    for x in sorted({frame.at(mark.x, frame.y[0])[0] for mark in marks if not mark.label}):
+        drawn.append(_tag("line", x1=x, x2=x, y1=frame.bottom - 6, y2=frame.bottom, class_="event short"))
+    return drawn
+
+
+def _labelled(marks: Sequence[Mark]) -> list[Mark]:
+    return sorted((mark for mark in marks if mark.label), key=lambda mark: mark.x)
+
+
+def _label_rows(places: Sequence[float], labels: Sequence[str]) -> list[int]:
+    """The row of each label, the lowest that is free there; where none of ROWS is, the one whose last label ends first."""
+    ends, rows = [-math.inf] * ROWS, []
+    for x, label in zip(places, labels, strict=True):
+        half = 4 * len(label) + 3
+        row = next((i for i, end in enumerate(ends) if end <= x - half), ends.index(min(ends)))
+        ends[row] = x + half
+        rows.append(row)
+    return rows
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -197,6 +291,14 @@ def _axes(frame: Frame, x_label: str, y_label: str, *, percent: bool = False) ->
     shapes.append(_text((frame.left + frame.right) / 2, frame.bottom + 38, x_label, "label middle"))
     shapes.append(_text(13, middle, y_label, "label middle", transform=f"rotate(-90 13 {middle})"))
     return _tag("g", *shapes)
+
+
+def _across(frame: Frame, label: str) -> Markup:
+    """A horizontal axis in shares with its grid, for rows that have names instead of a scale."""
+    ticks = [(frame.at(value, 0)[0], _tick(value, True)) for value in _ticks(*frame.x)]
+    grid = [_tag("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="grid") for x, _ in ticks]
+    named = [_text(x, frame.bottom + 18, words, "tick middle") for x, words in ticks]
+    return _tag("g", *grid, *named, _text((frame.left + frame.right) / 2, frame.bottom + 38, label, "label middle"))
 
 
 def _key(parts: Sequence[str]) -> list[Markup]:
@@ -242,7 +344,7 @@ def _spread(heights: Sequence[float], least: float) -> list[float]:
 
 
 def _svg(width: float, height: float, title: str, shapes: Sequence[Markup]) -> Markup:
-    attributes = {"viewBox": f"0 0 {width:g} {height:g}", "class": "chart" if width == WIDE else "chart narrow", "role": "img"}
+    attributes = {"viewBox": f"0 0 {width:g} {height:g}", "class": "chart" if width >= WIDE else "chart narrow", "role": "img"}
     return _tag("svg", _tag("title", escape(visible(title))), *shapes, **attributes)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from temper.files import Row
+from temper.types import CLASSES
 
 Key = tuple[str, str, int]
-CLASSES = ("harmful", "borderline", "benign", "reasoning")
 APART = 0.5  # gold scores this far apart count as a disagreement of arms
 
 

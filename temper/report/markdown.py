@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from temper.report import page, wording
+from temper.report import gaming, page, wording
 from temper.report.read import Run
 from temper.report.text import visible
 
@@ -13,25 +13,27 @@ def markdown(run: Run) -> str:
         f"# {escape(run.name)}",
         escape(wording.answer(run)),
         "## Harm against over-refusal",
-        _table(("arm", "unsafe", "over-refusal", "helped", "unsafe and coherent", "verdict"), _headline(run)),
+        table(("arm", "unsafe", "over-refusal", "helped", "unsafe and coherent", "verdict"), _headline(run)),
         *_verdicts(run),
         "## Differences between arms",
-        _table(
+        table(
             ("comparison", "metric", "difference (points)", "95 % interval", "n", "p", "p (Holm)", "smallest detectable"),
             _pairs(run),
         ),
+        f"{escape(page.holm_covers(run))} "
         "Paired on prompts; percentile bootstrap over groups; exact McNemar, or sign flips of groups where groups hold several "
-        "values; Holm over all lines. Where a difference is not distinguishable, the last column gives the smallest change that "
+        "values. Where a difference is not distinguishable, the last column gives the smallest change that "
         "these prompts would have shown with 80 % power.",
+        *_gaming(run),
         "## Cost",
-        _table(
+        table(
             ("arm", "training tokens", "training FLOP", "training time", "reply tokens", "proof time", "peak memory"), _costs(run)
         ),
         "An arm's line counts every stage it rests on; the last line counts shared stages once.",
         "## What this run cannot claim",
         escape(" ".join(wording.limits(run))),
         "## Provenance",
-        _table(("what", "value"), page.provenance(run)),
+        table(("what", "value"), page.provenance(run)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -44,7 +46,8 @@ def escape(words: str) -> str:
     return plain
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells are escaped; a sentence where there are no rows."""
     body = [f"| {' | '.join(escape(str(cell)) for cell in row)} |" for row in rows]
     if not body:
         return "Not recorded."
@@ -62,8 +65,25 @@ def _verdicts(run: Run) -> Iterable[str]:
         yield f"**{escape(found['arm'])}: {escape(found['verdict'])}.** {escape(found['why'])}"
 
 
+def _gaming(run: Run) -> Iterable[str]:
+    told = gaming.view(run)
+    if told:
+        yield "## Was the reward gamed?"
+        lines = [
+            (
+                line["title"],
+                *(f"{c['value']} ({c['interval']})" if c["interval"] else c["value"] for c in line["cells"]),
+                line["broke_out"],
+            )
+            for line in told["lines"]
+        ]
+        yield table(("stage", *gaming.HEADS, "broke out"), lines)
+        for stage in told["stages"]:
+            yield f"**{escape(stage['title'])}.** {escape(' '.join(stage['sentences']))}"
+
+
 def _pairs(run: Run) -> Iterable[Sequence[str]]:
-    for pair in run.summary.get("pairs", []):
+    for pair in run.pairs:
         if pair["primary"]:
             row = page.pair_row(run, pair)
             yield tuple(row[key] for key in ("versus", "metric", "difference", "interval", "n", "p", "holm", "mde"))

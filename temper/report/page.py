@@ -13,13 +13,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from temper.report import charts, text, wording
+from temper.report import charts, gaming, text, wording
 from temper.report.examples import Example, choose, class_order
 from temper.report.read import Run
 
 LONGEST = 1_500  # characters of one shown text; the rest stays in rows.jsonl
 OUTCOMES = ("answered", "refused", "partial", "truncated_in_thought", "truncated_in_answer", "loop", "empty")
 PRIMARY = ("unsafe", "over_refusal")
+HACKS = ("hacked", "hack:")  # metrics of the hack bank begin so
 SAFETY = (
     *("unsafe", "unsafe_coherent", "no_answer_on_harmful", "refusal_on_harmful", "held_out_unsafe", "seen_unsafe"),
     *("unsafe_proxy", "fooled", "gap", "over_refusal", "helped", "accuracy"),
@@ -37,7 +38,7 @@ def page(run: Run) -> str:
         loader=PackageLoader("temper.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_spelled_out,
+        finalize=spelled_out,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -61,11 +62,15 @@ def view(run: Run) -> dict[str, Any]:
         "headline": headline(run),
         "frontier": _frontier(run),
         "verdicts": verdicts(run),
-        "pairs": [pair_row(run, p) for p in run.summary.get("pairs", []) if p["primary"]],
+        "pairs": [pair_row(run, p) for p in run.pairs if p["primary"]],
         "others": _other_pairs(run),
+        "holm": holm_covers(run),
+        "key": _key(run),
+        "many": run.many,
         "limits": wording.limits(run),
+        "gaming": gaming.view(run),
         "stages": list(_stages(run)),
-        "safety": metric_table(run, [*SAFETY, *(m for m in run.summary.get("metrics", {}) if m.startswith("grader:"))]),
+        "safety": metric_table(run, [*SAFETY, *(m for m in run.summary.get("metrics", {}) if m.startswith(("grader:", *HACKS)))]),
         "reading": metric_table(run, READING),
         "length": metric_table(run, LENGTH),
         "outcomes": _outcomes(run),
@@ -145,6 +150,21 @@ def pair_row(run: Run, pair: Mapping[str, Any]) -> dict[str, Any]:
         if what["unit"] in ("share", "difference") and bounded
         else "",
     }
+
+
+def holm_covers(run: Run) -> str:
+    """What the adjusted p-values stand for, and where the lines are that a page of many arms leaves out."""
+    if not run.many:
+        return "Holm covers all lines of this table."
+    every = sum(bool(p["primary"]) for p in run.summary.get("pairs", []))
+    return (
+        f"Of the {every:,} comparisons of {len(run.arms)} arms only those with {run.arms[0]} are shown; the others are in "
+        f"summary.json, under pairs, and Holm covers all of them."
+    )
+
+
+def _key(run: Run) -> str:
+    return "numbers name the arms." if run.many else f"arrows lead from {next(iter(run.arms), '')} to each other arm."
 
 
 def cost_table(run: Run) -> list[dict[str, str]]:
@@ -230,14 +250,14 @@ def _interval(run: Run, arm: str, metric: str) -> charts.Interval | None:
 def _limit(run: Run) -> float:
     """The reach of the small interval figures: the largest bound of any primary difference."""
     return max(
-        (abs(p[side]) for p in run.summary.get("pairs", []) if p["primary"] for side in ("low", "high") if p[side] is not None),
+        (abs(p[side]) for p in run.pairs if p["primary"] for side in ("low", "high") if p[side] is not None),
         default=1.0,
     )
 
 
 def _other_pairs(run: Run) -> list[dict[str, Any]]:
     grouped: dict[str, list[dict[str, Any]]] = {}
-    for pair in run.summary.get("pairs", []):
+    for pair in run.pairs:
         if not pair["primary"]:
             row = pair_row(run, pair)
             grouped.setdefault(row["versus"], []).append(row)
@@ -255,12 +275,15 @@ def _stages(run: Run) -> Iterator[dict[str, Any]]:
             "folder": folder,
             "title": f"{kind} ({arms})",
             "steps": len(steps),
-            "figures": list(_curves(steps, f"{kind}, {arms}")),
+            "figures": list(_curves(steps, f"{kind}, {arms}", weighed=folder in run.summary.get("gaming", {}))),
         }
 
 
-def _curves(steps: Sequence[Mapping[str, Any]], where: str) -> Iterator[dict[str, Any]]:
-    """The figures that a stage has data for: proxy and audited gold, weights, graders' columns; for SFT its loss."""
+def _curves(steps: Sequence[Mapping[str, Any]], where: str, *, weighed: bool) -> Iterator[dict[str, Any]]:
+    """The figures that a stage has data for: proxy and audited gold, weights, graders' columns; for SFT its loss.
+
+    Weights are left out where the section on gaming shows them with what moved them (`weighed`).
+    """
     if any("proxy" in step for step in steps):
         pairs = [
             charts.Line("proxy", _series(steps, "proxy")),
@@ -270,7 +293,8 @@ def _curves(steps: Sequence[Mapping[str, Any]], where: str) -> Iterator[dict[str
         yield _figure(
             f"Reward against gold; {text.count(audited)} rollouts audited by gold", pairs, f"Proxy and gold per step: {where}"
         )
-    for key, title in (("weights", "Weights of the reward"), ("columns", "Mean of each grader on the rollouts")):
+    known = [("weights", "Weights of the reward"), ("columns", "Mean of each grader on the rollouts")]
+    for key, title in known[weighed:]:
         names = list(dict.fromkeys(name for step in steps for name in step.get(key) or {}))
         found = [charts.Line(name, _series(steps, key, name)) for name in names]
         if any(line.points for line in found):
@@ -394,7 +418,7 @@ def _cut(words: str) -> str:
     return words if left <= 0 else f"{words[:LONGEST]} […] ({left:,} more characters in rows.jsonl)"
 
 
-def _spelled_out(value: Any) -> Any:
+def spelled_out(value: Any) -> Any:
     """Applied to every value the template prints: strings lose their hidden characters, our own markup stays as it is."""
     if isinstance(value, Markup):
         return value

@@ -10,10 +10,14 @@ from temper import files
 from temper.errors import StorageError
 from temper.files import Row
 
+MANY = 8  # arms
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`steps` holds metrics.jsonl by stage folder, `rows` the rows of every suite by arm; what is missing on disk is empty."""
+    """`steps` and `events` hold metrics.jsonl and events.jsonl by stage folder, `rows` those of every suite by arm; what is
+    missing on disk is empty.
+    """
 
     folder: Path
     facts: Mapping[str, Any]
@@ -21,6 +25,7 @@ class Run:
     recipe: str
     steps: Mapping[str, list[Row]]
     rows: Mapping[str, list[Row]]
+    events: Mapping[str, list[Row]]
 
     @property
     def name(self) -> str:
@@ -30,6 +35,17 @@ class Run:
     def arms(self) -> list[str]:
         """In the order of the recipe, which decides who is compared with whom; without run.json, those that have results."""
         return list(self.facts.get("arms") or dict.fromkeys([*self.summary.get("arms", {}), *self.rows]))
+
+    @property
+    def many(self) -> bool:
+        """More arms than a reader compares two by two."""
+        return len(self.arms) > MANY
+
+    @property
+    def pairs(self) -> list[Mapping[str, Any]]:
+        """The comparisons a page shows: all of them, or of many arms those with the first; summary.json holds the others too."""
+        found: list[Mapping[str, Any]] = self.summary.get("pairs", [])
+        return [p for p in found if p["base"] == self.arms[0]] if self.many else found
 
     @property
     def gold(self) -> str:
@@ -48,6 +64,7 @@ def read_run(folder: Path) -> Run:
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
         steps={path.parent.name: files.read_rows(path) for path in sorted(folder.glob("stages/*/metrics.jsonl"))},
         rows=_rows(folder, facts.get("arms")),
+        events={path.parent.name: files.read_rows(path) for path in sorted(folder.glob("stages/*/events.jsonl"))},
     )
 
 
