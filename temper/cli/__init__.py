@@ -7,8 +7,9 @@ import warnings
 
 import typer
 
-from temper.cli import audit, doctor, graders, plan, prove, report, run
+from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, run
 from temper.errors import TemperError
+from temper.report.text import visible
 
 # Idle OpenMP threads sleep instead of spinning: on a busy machine two spinning threads were up to ten times slower than one.
 # The OpenMP library reads this once, when torch loads it; no verb imports torch before it is called, so here is early enough.
@@ -25,10 +26,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run.run)
+app.command()(experiment.experiment)
 app.command()(plan.plan)
 app.command()(prove.prove)
 app.command()(report.report)
+app.command()(replay.replay)
+app.command()(probe.probe)
 app.add_typer(graders.app, name="graders")
+hacks.app.command()(mine.mine)
+hacks.app.command()(mine.accept)
+app.add_typer(hacks.app, name="hacks")
 app.add_typer(audit.app, name="audit")
 app.command()(doctor.doctor)
 
@@ -40,7 +47,7 @@ def main() -> None:
     try:
         app()
     except TemperError as error:
-        print(f"temper: {error}", file=sys.stderr)  # noqa: T201
+        print(f"temper: {visible(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if error.errno is None or error.filename is None:
