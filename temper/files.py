@@ -1,17 +1,18 @@
 """Rows, atomic writes, content hashes and seals: how every result reaches the disk and survives kill -9.
 
-Rows are JSON lines, appended and flushed one batch at a time; a torn last line (the process died inside a write) is dropped on
-reading and overwritten on the next append. Everything else is written to a temporary file beside its target and renamed.
+Rows are JSON lines, appended and flushed one batch at a time; a torn tail (the process died inside a write) is dropped on
+reading, and overwritten by `append_rows` or cut off by `keep_rows`. Everything else is written to a temporary file beside its
+target and renamed.
 """
 
 import errno
 import gzip
 import hashlib
-import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import zstandard
 from temper.errors import StorageError
 
 SEAL = "DONE"
+CHUNK = 1 << 16  # bytes of a zstd file that are read at a time: what follows a frame is copied for each frame in them
 Row = dict[str, Any]
 
 
@@ -69,12 +71,16 @@ def storage(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content at once: readers see the old text or the new, never a part."""
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, body: bytes) -> None:
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with beside.open("wb") as file:
+                file.write(body)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
@@ -107,12 +113,12 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file; a torn last line is left out, a damaged one raises."""
+    """All rows of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file; a torn tail is left out, damage before it raises."""
     if not path.exists():
         return []
     lines = _text(path).split("\n")
     whole, tail = lines[:-1], lines[-1]
-    if tail and (path.suffix != ".jsonl" or _is_row(tail)):
+    if tail and (path.suffix == ".gz" or _is_row(tail)):
         whole.append(tail)
     rows = []
     for number, line in enumerate(whole, 1):
@@ -127,19 +133,39 @@ def read_rows(path: Path) -> list[Row]:
 
 def write_rows_gz(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as gzip with a fixed time stamp, so that equal rows give equal bytes."""
-    body = "".join(dumps(row) + "\n" for row in rows).encode()
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(body, mtime=0))
+        path.write_bytes(gzip.compress(_lines(rows), mtime=0))
 
 
 def append_zst(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Append rows as one more zstd frame; frames concatenate, so a crash loses at most the frame under way."""
-    frame = zstandard.ZstdCompressor().compress("".join(dumps(row) + "\n" for row in rows).encode())
+    frame = zstandard.ZstdCompressor().compress(_lines(rows))
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(frame)
+
+
+def keep_rows(path: Path, wanted: Callable[[Row], bool]) -> None:
+    """Drop all other rows of a `.jsonl` or `.jsonl.zst` file, and a torn tail, at once; with none of these it is not touched."""
+    rows = read_rows(path)
+    kept = [row for row in rows if wanted(row)]
+    if len(kept) == len(rows) and not _torn(path):
+        return
+    body = _lines(kept)
+    _write_bytes(path, zstandard.ZstdCompressor().compress(body) if path.suffix == ".zst" else body)
+
+
+def _lines(rows: Iterable[Mapping[str, object]]) -> bytes:
+    return "".join(dumps(row) + "\n" for row in rows).encode()
+
+
+def _torn(path: Path) -> bool:
+    if not path.exists():
+        return False
+    body, torn = _unpacked(path) if path.suffix == ".zst" else (path.read_bytes(), False)
+    return torn or not (body == b"" or body.endswith(b"\n"))
 
 
 def seal(folder: Path, note: Mapping[str, object]) -> None:
@@ -163,9 +189,27 @@ def _text(path: Path) -> str:
     if path.suffix == ".gz":
         return gzip.decompress(path.read_bytes()).decode()
     if path.suffix == ".zst":
-        with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes()), read_across_frames=True) as stream:
-            return stream.read().decode()
+        body, torn = _unpacked(path)
+        # a torn frame may end inside a character
+        return body[: body.rfind(b"\n") + 1].decode() if torn else body.decode()
     return path.read_text(encoding="utf-8")
+
+
+def _unpacked(path: Path) -> tuple[bytes, bool]:
+    """What the frames of a zstd file hold, and whether the last of them was torn in writing."""
+    parts, frame = list[bytes](), None
+    try:
+        with path.open("rb") as file:
+            for chunk in iter(partial(file.read, CHUNK), b""):
+                left = chunk
+                while left:
+                    frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                    parts.append(frame.decompress(left))
+                    left, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    except zstandard.ZstdError as error:
+        intact = b"".join(parts).count(b"\n")
+        raise StorageError(f"{path}: damaged after row {intact} ({error}); wanted whole zstd frames") from None
+    return b"".join(parts), frame is not None
 
 
 def _drop_torn_line(path: Path) -> None:

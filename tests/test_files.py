@@ -3,9 +3,11 @@
 import gzip
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from temper import files
 from temper.errors import StorageError
@@ -64,6 +66,82 @@ def test_appended_zstd_frames_read_back_as_one_file(tmp_path: Path) -> None:
     files.append_zst(path, [{"step": 1}])
     files.append_zst(path, [{"step": 2}, {"step": 2}])
     assert [r["step"] for r in files.read_rows(path)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("lost", [1, 4, 30])
+def test_a_torn_last_frame_loses_only_the_rows_that_it_tore(tmp_path: Path, lost: int) -> None:
+    path = tmp_path / "rollouts.jsonl.zst"
+    files.append_zst(path, [{"step": 1}])
+    files.append_zst(path, [{"step": 2, "text": "é" * n} for n in range(9)])
+    path.write_bytes(path.read_bytes()[:-lost])
+    rows = files.read_rows(path)
+    assert rows[0] == {"step": 1}
+    assert rows[1:] == [{"step": 2, "text": "é" * n} for n in range(len(rows) - 1)]
+
+
+def test_the_whole_rows_of_a_torn_frame_are_kept(tmp_path: Path) -> None:
+    path, draw = tmp_path / "rollouts.jsonl.zst", random.Random(0)
+    made = [{"row": n, "text": draw.randbytes(500).hex()} for n in range(900)]
+    files.append_zst(path, made)
+    path.write_bytes(path.read_bytes()[:-9])
+    rows = files.read_rows(path)
+    assert 0 < len(rows) < 900
+    assert rows == made[: len(rows)]
+
+
+def test_a_last_line_that_is_no_row_is_left_out_of_a_compressed_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl.zst"
+    path.write_bytes(zstandard.ZstdCompressor().compress(b'{"a":1}\n{"a":2}\n{"a":'))
+    assert files.read_rows(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_damaged_frame_in_the_middle_is_named_by_file_and_row(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl.zst"
+    files.append_zst(path, [{"step": 1}])
+    whole = path.stat().st_size
+    files.append_zst(path, [{"step": 2}])
+    files.append_zst(path, [{"step": 3}])
+    body = bytearray(path.read_bytes())
+    body[whole : whole + 4] = b"torn"
+    path.write_bytes(body)
+    with pytest.raises(StorageError, match=r"rollouts\.jsonl\.zst: damaged after row 1"):
+        files.read_rows(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.zst"])
+def test_rows_are_dropped_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path, made = tmp_path / name, [{"step": 1}, {"step": 2}]
+    (files.append_zst if name.endswith("zst") else files.append_rows)(path, made)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Path, "replace", raise_interrupt)
+        files.keep_rows(path, lambda row: row["step"] < 2)
+    assert files.read_rows(path) == made
+    files.keep_rows(path, lambda row: row["step"] < 2)
+    assert files.read_rows(path) == [{"step": 1}]
+
+
+def test_a_file_that_loses_no_row_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl.zst"
+    files.append_zst(path, [{"step": 1}])
+    before = path.stat().st_ino
+    files.keep_rows(path, lambda row: True)
+    files.keep_rows(tmp_path / "none.jsonl.zst", lambda row: True)
+    assert path.stat().st_ino == before
+    assert not (tmp_path / "none.jsonl.zst").exists()
+
+
+def test_a_torn_frame_is_cut_off_before_another_is_appended(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl.zst"
+    files.append_zst(path, [{"step": 1}])
+    files.append_zst(path, [{"step": 2}])
+    path.write_bytes(path.read_bytes()[:-3])
+    files.keep_rows(path, lambda row: True)
+    files.append_zst(path, [{"step": 2}])
+    assert files.read_rows(path) == [{"step": 1}, {"step": 2}]
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_half_a_surrogate_pair_survives_the_disk(tmp_path: Path) -> None:

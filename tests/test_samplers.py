@@ -348,6 +348,13 @@ def test_a_request_that_is_wrong_is_not_tried_again(status: int, hint: str, stub
     assert len(stub.requests) == 1
 
 
+def test_nothing_in_a_servers_complaint_reaches_the_terminal_unseen(stub: Stub) -> None:
+    stub.script = lambda body, count: (400, {}, {"error": {"message": "no \x1b[31mroom\u202e here\x00"}})
+    with pytest.raises(ModelError, match=r"no \[31mroom here") as told:
+        stub.sampler()([ASK])
+    assert not {"\x1b", "\u202e", "\x00"} & set(str(told.value))
+
+
 @pytest.mark.parametrize("body", [b"<html>hello</html>", {"choices": []}, {"ok": True}, said("x") | {"choices": [{}]}])
 def test_a_success_that_is_no_chat_completion_is_an_error(body: object, stub: Stub) -> None:
     stub.script = lambda _, count: (200, {}, body)
