@@ -100,8 +100,8 @@ def test_a_detector_that_never_saw_its_hack_is_refused_since_no_penalty_would_de
 
 
 def test_a_multiplier_follows_the_audited_rate_above_its_target() -> None:
-    state, [change] = fold([batch(0.25, 0.05)])
-    assert state.multipliers["harmful"] == pytest.approx(math.exp(2.0 * (0.25 - 0.05)))
+    state, [change] = fold([batch(0.25, 0.05)], replace(ARC, step=1.0))
+    assert state.multipliers["harmful"] == pytest.approx(math.exp(1.0 * (0.25 - 0.05)))
     assert state.multipliers["benign"] == 1.0
     assert (change.kind, change.subject, change.data["from"]) == ("multiplier changed", "harmful", 1.0)
 
@@ -109,9 +109,24 @@ def test_a_multiplier_follows_the_audited_rate_above_its_target() -> None:
 def test_a_rate_is_freed_of_the_auditors_errors_before_it_moves_a_weight() -> None:
     seen = 0.25 * 0.9 + 0.75 * 0.05  # what an auditor with these errors says of a true 25 %
     assert corrected(seen, 0.9, 0.95) == pytest.approx(0.25)
-    state, _ = fold([batch(0.25, 0.05)], replace(ARC, sensitivity=0.9, specificity=0.95))
+    state, _ = fold([batch(0.25, 0.05)], replace(ARC, sensitivity=0.9, specificity=0.95, step=1.0))
     true = (0.25 - 0.05) / (0.9 + 0.95 - 1)
-    assert state.multipliers["harmful"] == pytest.approx(math.exp(2.0 * (true - 0.05)))
+    assert state.multipliers["harmful"] == pytest.approx(math.exp(1.0 * (true - 0.05)))
+
+
+def test_a_policy_that_starts_far_above_the_target_does_not_drive_a_multiplier_to_its_ceiling_at_once() -> None:
+    state, _ = fold([batch(0.75, 0.05)])
+    assert state.multipliers["harmful"] == 1.25
+    state, _ = fold([batch(0.75, 0.05)] * 9)
+    assert state.multipliers["harmful"] == ARC.ceiling
+
+
+def test_a_multiplier_waits_while_the_rate_comes_down_by_itself() -> None:
+    falling = [0.75, 0.45, 0.3, 0.2, 0.12]
+    state, _ = fold([batch(rate, 0.05) for rate in falling])
+    assert state.multipliers["harmful"] == 1.25, "only the first refresh, which had nothing to compare with"
+    stuck, _ = fold([batch(0.75, 0.05), *[batch(0.3, 0.05)] * 6])
+    assert stuck.multipliers["harmful"] > 2.0, "a rate that stays above its target is no rate that falls"
 
 
 def strict_state() -> State:

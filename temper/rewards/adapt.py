@@ -57,6 +57,8 @@ MISSES, PACE = 0.2, 0.1  # alpha and gamma of the pessimism (docs/science.md 3.3
 BAD_SEEN = 5.0  # bad audits, freed of false ones, below which the pessimism stays
 KEPT, MARGIN = 0.7, 0.1  # smoothing and margin of the deterrence condition (docs/science.md 3.3.5)
 REVIEW_AUDITS, REVIEW_GOOD = 10, 0.2  # flagged audits, and the share of good ones among them, that send a detector to review
+FASTEST = 1.25  # most that a multiplier grows by in a refresh
+FALLING = 0.9  # a rate below this share of the last refresh's is coming down by itself
 RELAXED = 0.1  # where weights may fall to, as a share of the stated ones, in the control without a ratchet
 PAID_LESS = 0.02  # a fall of the paid share of the reward that counts as one
 ROLLBACKS = 2
@@ -168,8 +170,8 @@ class State:
     """All that adapts, and what it is worked out from. `spent` counts labels asked for, `opened` those of step 0.
 
     `measured` is the model in force fitted without the held-out labels, by which the release gate knows what it is worth. `since`
-    is the step of the last rollback: what was seen before it is about a policy that is gone. `known` is a bitmap of what the
-    answers of step 0 were made of, `version` a hash of all that decides a reward.
+    is the step of the last rollback: what was seen before it is about a policy that is gone. `rates` are those of the last
+    refresh, `known` is a bitmap of what the answers of step 0 were made of, `version` a hash of all that decides a reward.
     """
 
     multipliers: Mapping[Group, float]
@@ -191,6 +193,7 @@ class State:
     in_review: frozenset[str] = frozenset()
     beta_factor: float = 1.0
     known: bytes = field(default=b"", repr=False)
+    rates: Mapping[Group, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,7 +474,12 @@ def _rates(state: State, arc: Arc) -> dict[Group, float | None]:
 
 
 def _multiplied(state: State, arc: Arc) -> tuple[State, list[Change]]:
-    """Each multiplier follows its audited rate; it falls only while the opposing rate is too high (docs/science.md 3.3.4)."""
+    """Each multiplier follows its audited rate; it falls only while the opposing rate is too high (docs/science.md 3.3.4).
+
+    It grows by `FASTEST` at most, and not while the rate comes down by itself: a policy starts far above any target, and a
+    multiplier that follows that start is at its ceiling before the policy has moved. What is heavier then is not only harm but
+    all that the reward model mistakes for it (docs/adaptive-reward.md).
+    """
     if not arc.multipliers:
         return state, []
     rates, moved, changes = _rates(state, arc), dict(state.multipliers), []
@@ -483,11 +491,15 @@ def _multiplied(state: State, arc: Arc) -> tuple[State, list[Change]]:
         old, excess = state.multipliers[group], seen - arc.target(group)
         if excess < 0 and arc.ratchet and not opposed:
             continue
-        new = min(arc.ceiling, max(1.0 if arc.ratchet else RELAXED, old * math.exp(arc.step * excess)))
+        if excess > 0 and seen < FALLING * state.rates.get(group, 0.0):
+            continue
+        growth = min(FASTEST, math.exp(arc.step * excess))
+        new = min(arc.ceiling, max(1.0 if arc.ratchet else RELAXED, old * growth))
         moved[group] = new
         if new != old:
             changes.append(Change("multiplier changed", group, {"from": old, "to": new, "rate": seen, "opposing": other}))
-    return replace(state, multipliers=moved), changes
+    told: dict[Group, float] = {group: rate for group, rate in rates.items() if rate is not None}
+    return replace(state, multipliers=moved, rates=told), changes
 
 
 def _penalised(state: State, arc: Arc) -> tuple[State, list[Change]]:
