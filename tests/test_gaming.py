@@ -16,9 +16,11 @@ from temper import files, stats
 from temper.ablate import Chain, gaming_by_stage
 from temper.errors import UnknownName
 from temper.judge_error import Errors, Rate
+from temper.prove.evaluate import Panel
 from temper.prove.gaming import ablation, ablations, gaming, hack_rates, over_refusal_hack
 from temper.prove.gap import Gold, area, fitted, onset, repaid
 from temper.rewards.hacks import Hack
+from temper.train.recipe import parse_recipe
 from temper.types import Completion, Example, Message, Named, Score
 
 GOLD = Gold("gold")
@@ -360,12 +362,26 @@ def test_what_training_tells_the_verdict_is_the_gap_and_the_rise_of_the_proxy(ga
     assert math.isfinite(told.proxy.low)
 
 
+class Fixed:
+    """A grader with one opinion and its good end."""
+
+    def __init__(self, better):
+        self.better = better
+
+    def __call__(self, completions):
+        return [Score(0.5) for _ in completions]
+
+
 def test_a_runs_summary_has_the_gaming_of_each_stage_whose_start_was_scored(tmp_path):
     chains = [Chain((name,), name, tmp_path / f"{name}-grpo") for name in ("with", "without")]
     rows = journal(steps=6, start=100)
     files.append_zst(tmp_path / "with-grpo" / "rollouts.jsonl.zst", rows)
     files.append_rows(tmp_path / "with-grpo" / "metrics.jsonl", journal_steps(rows))
     files.append_zst(tmp_path / "without-grpo" / "rollouts.jsonl.zst", [r for r in rows if r["step"]])
-    facts = {"graders": {name: {"better": end} for name, end in JOURNAL_BETTER.items()}}
-    found = gaming_by_stage(chains, "gold", facts)
+    files.write_json(tmp_path / "with-grpo" / "design.json", {"weights": {"harm": 0.5, "learned": 1.0}})
+    graders = [Named(name, Fixed(end), name) for name, end in JOURNAL_BETTER.items()]
+    judge = next(g for g in graders if g.name == "gold")
+    panel = Panel(tuple(g for g in graders if g is not judge), judge, judge)
+    recipe = parse_recipe({"base": "m", "arms": {"base": []}, "prove": {"gold": "gold"}})
+    found = gaming_by_stage(recipe, chains, {"base": []}, panel, None)
     assert found.keys() == {"with-grpo"} and found["with-grpo"].labels == 360

@@ -302,9 +302,12 @@ def test_a_hundred_kilobytes_take_time_in_proportion(kind: str) -> None:
     def seconds(size: int) -> float:
         text = (LONG[kind] * (size // len(LONG[kind]) + 1))[:size]
         one = completion("harmful", text, thought=text)
-        started = time.process_time()
-        flags(bank(), [one], SHIPPED)
-        return time.process_time() - started
+        taken = []
+        for _ in range(3):  # the least of three: a busy machine takes its time
+            started = time.process_time()
+            flags(bank(), [one], SHIPPED)
+            taken.append(time.process_time() - started)
+        return min(taken)
 
     seconds(1000)
     assert seconds(100_000) < 10 * max(seconds(25_000), 0.02)
