@@ -212,11 +212,11 @@ def gaming_by_stage(
 def _ablated(rows: Sequence[Row], stage: Path, graders: Mapping[str, Named]) -> tuple[Ablation, ...]:
     """The ablation test by the reward that weighs most, on the last tenth of the steps: was the span there for it?"""
     paid = read_json(stage / DESIGN)["weights"]
-    payers = {graders[name]: weight for name, weight in paid.items() if name in graders}
+    payers = {name: weight for name, weight in paid.items() if name in graders}
     if not payers:
         return ()
     last = [row for row in rows if row["step"] > 0.9 * rows[-1]["step"]]
-    return ablations(last, bank(), max(payers, key=lambda grader: payers[grader]), most=MOST_ABLATED)
+    return ablations(last, bank(), graders[max(payers, key=lambda name: payers[name])], most=MOST_ABLATED)
 
 
 def _monitored(recipe: Recipe, chain: Chain, rows: Mapping[str, Sequence[Row]], monitor: Named) -> dict[str, Any] | None:
