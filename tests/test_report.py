@@ -22,7 +22,8 @@ from temper.report.examples import choose
 from temper.report.markdown import escape
 from temper.report.page import cost_table
 from temper.report.read import read_run
-from temper.report.text import duration, percent, points, scaled, visible
+from temper.report.text import duration, percent, points, scaled
+from temper.text.invisible import spelled_out
 
 VOID = {"meta", "input", "br"}
 HOSTILE = [
@@ -192,14 +193,14 @@ def test_escaped_markdown_is_one_line_without_live_markup(words):
 
 @given(st.text())
 def test_visible_text_has_no_hidden_character_and_is_stable(words):
-    once = visible(words)
-    assert visible(once) == once
+    once = spelled_out(words)
+    assert spelled_out(once) == once
     assert once.encode("utf-8").decode() == once
 
 
 def test_letters_of_every_script_and_joined_emoji_stay_as_they_are():
     words = "naïve Ελλ 中文 עברית فارسی‌ها हिन्दी 👩‍🔬"
-    assert visible(words) == words
+    assert spelled_out(words) == words
 
 
 def test_every_table_has_a_caption_and_every_heading_cell_a_scope(html):

@@ -9,7 +9,7 @@ import typer
 
 from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, run
 from temper.errors import TemperError
-from temper.report.text import visible
+from temper.text.invisible import spelled_out
 
 # Idle OpenMP threads sleep instead of spinning: on a busy machine two spinning threads were up to ten times slower than one.
 # The OpenMP library reads this once, when torch loads it; no verb imports torch before it is called, so here is early enough.
@@ -47,7 +47,7 @@ def main() -> None:
     try:
         app()
     except TemperError as error:
-        print(f"temper: {visible(str(error))}", file=sys.stderr)  # noqa: T201
+        print(f"temper: {spelled_out(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if error.errno is None or error.filename is None:

@@ -5,11 +5,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temper.experiment.seeds import News
+if TYPE_CHECKING:
+    from temper.experiment.seeds import News
 
 
 def experiment(
@@ -48,7 +49,7 @@ def experiment(
         raise told_failures(failed, folder)
 
 
-def _say(news: News) -> None:
+def _say(news: "News") -> None:
     from temper.cli.progress import clock
 
     took = f" after {clock(news.seconds)}" if news.seconds else ""

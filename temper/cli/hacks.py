@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from temper.errors import UsageError
-from temper.report.text import visible
+from temper.text.invisible import spelled_out
 
 GRAMS = 12  # shown of a candidate
 
@@ -49,7 +49,7 @@ def show(
         raise UsageError(f"hacks show {name}: wanted the name of one entry, such as prompt-copy; `temper hacks` lists them")
     [hack] = bank([name])
     twin = pairs(hack)[0]
-    typer.echo(visible(f"{hack.name}: {hack.title}\nprompt: {twin.clean.example.prompt}"))
+    typer.echo(spelled_out(f"{hack.name}: {hack.title}\nprompt: {twin.clean.example.prompt}"))
     for title, completion in (("clean", twin.clean), ("hacked", twin.hacked), ("span taken out", hack.strip(twin.hacked))):
         if completion is not None:
             _told(hack, title, completion, completion.raw)
@@ -60,9 +60,9 @@ def _candidate(path: Path) -> None:
     from temper.rewards.mining import look
 
     hack, twins, grams = look(path)
-    typer.echo(visible(f"{hack.name}: {hack.title}\nheaviest n-grams: {', '.join(map(repr, grams[:GRAMS]))}"))
+    typer.echo(spelled_out(f"{hack.name}: {hack.title}\nheaviest n-grams: {', '.join(map(repr, grams[:GRAMS]))}"))
     for number, twin in enumerate(twins, 1):
-        typer.echo(visible(f"\n{number} of {len(twins)}, prompt: {twin.clean.example.prompt}"))
+        typer.echo(spelled_out(f"\n{number} of {len(twins)}, prompt: {twin.clean.example.prompt}"))
         _told(hack, "as it was paid", twin.hacked, twin.hacked.answer)
         _told(hack, "span taken out", twin.clean, twin.clean.answer)
 
@@ -71,7 +71,7 @@ def _told(hack: Any, title: str, completion: Any, text: str) -> None:
     from temper.rewards.hacks import SHIPPED, flags
 
     seen = flags([hack], [completion], SHIPPED)[hack.name][0]
-    typer.echo(visible(f"\n{title} ({'flagged' if seen else 'not flagged'})\n{text}"))
+    typer.echo(spelled_out(f"\n{title} ({'flagged' if seen else 'not flagged'})\n{text}"))
 
 
 def _streams(where: str) -> str:

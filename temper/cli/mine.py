@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temper.report.text import visible
+from temper.text.invisible import spelled_out
 
 
 def mine(
@@ -16,7 +16,7 @@ def mine(
     from temper.rewards.mining import mine_run
 
     for journal, mined in mine_run(run, seed=seed).items():
-        typer.echo(visible("\n".join([f"{journal}: {_seen(mined)}", *_candidates(mined.candidates)])))
+        typer.echo(spelled_out("\n".join([f"{journal}: {_seen(mined)}", *_candidates(mined.candidates)])))
 
 
 def accept(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
-from temper.report.text import visible
+from temper.text.invisible import spelled_out
 
 Interval = tuple[float, float, float]  # value, low, high
 COLOURS = 8
@@ -345,11 +345,11 @@ def _spread(heights: Sequence[float], least: float) -> list[float]:
 
 def _svg(width: float, height: float, title: str, shapes: Sequence[Markup]) -> Markup:
     attributes = {"viewBox": f"0 0 {width:g} {height:g}", "class": "chart" if width >= WIDE else "chart narrow", "role": "img"}
-    return _tag("svg", _tag("title", escape(visible(title))), *shapes, **attributes)
+    return _tag("svg", _tag("title", escape(spelled_out(title))), *shapes, **attributes)
 
 
 def _text(x: float, y: float, words: str, kind: str, **attributes: str) -> Markup:
-    return _tag("text", escape(visible(words)), x=round(x, 1), y=round(y, 1), class_=kind, **attributes)
+    return _tag("text", escape(spelled_out(words)), x=round(x, 1), y=round(y, 1), class_=kind, **attributes)
 
 
 def _tag(name: str, *children: Markup, **attributes: object) -> Markup:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from temper.report import gaming, page, wording
 from temper.report.read import Run
-from temper.report.text import visible
+from temper.text.invisible import spelled_out
 
 
 def markdown(run: Run) -> str:
@@ -40,7 +40,7 @@ def markdown(run: Run) -> str:
 
 def escape(words: str) -> str:
     """Text that Markdown prints as it is: no markup, no HTML, no cell borders, one line."""
-    plain = " ".join(visible(words).split())
+    plain = " ".join(spelled_out(words).split())
     for mark in "\\`*_[]|<>#":
         plain = plain.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return plain

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from temper.report import charts, gaming, text, wording
 from temper.report.examples import Example, choose, class_order
 from temper.report.read import Run
+from temper.text import invisible
 
 LONGEST = 1_500  # characters of one shown text; the rest stays in rows.jsonl
 OUTCOMES = ("answered", "refused", "partial", "truncated_in_thought", "truncated_in_answer", "loop", "empty")
@@ -422,7 +423,7 @@ def spelled_out(value: Any) -> Any:
     """Applied to every value the template prints: strings lose their hidden characters, our own markup stays as it is."""
     if isinstance(value, Markup):
         return value
-    return text.visible(value) if isinstance(value, str) else value
+    return invisible.spelled_out(value) if isinstance(value, str) else value
 
 
 def _asset(name: str) -> str:

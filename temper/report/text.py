@@ -1,7 +1,6 @@
 """Numbers and hostile strings made readable: the one place where the report turns a value into text."""
 
 import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -9,16 +8,6 @@ from typing import Any
 MISSING = "not recorded"
 MINUS = "\N{MINUS SIGN}"
 NBSP = "\N{NO-BREAK SPACE}"
-# Characters that reorder, hide or end text: controls, bidi embeddings and isolates, invisible operators, tags, lone surrogates.
-HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def visible(text: str) -> str:
-    """Text with every hidden character spelled out as [U+202E], so that it can neither reorder the page nor hide in it."""
-    return HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 def percent(x: float | None, digits: int = 1) -> str:

@@ -15,9 +15,20 @@ IGNORABLE = (
 _INVISIBLE = re.compile(rf"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f{IGNORABLE}]+")
 """Those, and control characters that are not white space."""
 
+# Characters that reorder, hide or end text: controls, bidi embeddings and isolates, invisible operators, tags, lone surrogates.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
 
 def visible(text: str) -> str:
     """The text without characters that are not seen; line breaks and spaces stay. Linear in its length."""
     if text.isascii():  # by far the most frequent, and ten times faster through bytes
         return text.encode("ascii").translate(None, _CONTROL).decode("ascii")
     return _INVISIBLE.sub("", text)
+
+
+def spelled_out(text: str) -> str:
+    """Text with every hidden character spelled out as [U+202E], so that it can neither reorder what shows it nor hide there."""
+    return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
