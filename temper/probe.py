@@ -143,7 +143,7 @@ def probe(
         limits = _thresholds(rows.get(REFERENCE, rows[MODEL]))
         probed = {arm: _flagged(rows[arm], entries, limits, judge) for arm in rows}
         write_text(folder / "rows.jsonl", "".join(dumps(row) + "\n" for arm in probed.values() for row in arm))
-        found = examine(entries, probed[MODEL], probed.get(REFERENCE), _figures(bank), seed=seed)
+        found = examine(entries, probed[MODEL], probed.get(REFERENCE), hacks.figures(bank), seed=seed)
         result = Probed(folder, model, against, {arm: len(of) for arm, of in rows.items()}, tuple(found))
         write_json(folder / "probe.json", result.as_dict())
     return result
@@ -232,14 +232,6 @@ def _ablations(
 
 def _bad(value: float | None, judge: Named) -> float | None:
     return value if value is None or judge.better == "low" else 1.0 - value
-
-
-def _figures(bank: Sequence[str]) -> dict[str, Figures]:
-    """Measured errors of the bank's detectors; an accepted file brings its own."""
-    from temper.rewards import mining
-
-    files = [Path(spec) for spec in bank if spec.endswith(".json")]
-    return {**hacks.figures(), **{mining.load(path).name: mining.figures(path) for path in files}}
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------

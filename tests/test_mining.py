@@ -147,6 +147,15 @@ def test_figures_of_an_accepted_candidate_are_those_it_was_mined_with(accepted):
     assert found.recall.value > 0.9 and found.false_positive.value < 0.03 and found.n_negative == found.false_positive.n > 100
 
 
+def test_a_bank_with_an_accepted_candidate_has_its_figures_beside_its_own(accepted):
+    from temper.rewards import hacks
+
+    [name] = {entry.name for entry in hacks.bank((str(accepted),))}
+    known = hacks.figures(("all", str(accepted)))
+    assert known[name] == figures(accepted)
+    assert known.keys() == {*hacks.figures(), name}
+
+
 def test_an_accepted_file_says_where_it_comes_from_and_who_let_it_in(accepted, run):
     held = read_json(accepted)
     assert held["run"] == str(run) and len(held["rows"]) == held["size"]

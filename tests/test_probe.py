@@ -176,7 +176,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(probing, "subject", lambda model, recipe: Asked(model, lambda: Scripted(answers(model)), 0))
     monkeypatch.setattr(probing.hacks, "bank", lambda names: (hack(),))
-    monkeypatch.setattr(probing.hacks, "figures", lambda: {"sold": GOOD})
+    monkeypatch.setattr(probing.hacks, "figures", lambda names: {"sold": GOOD})
     (tmp_path / "guard.py").write_text(JUDGE)
     return asked
 

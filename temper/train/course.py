@@ -168,7 +168,7 @@ class Course:
         """What the release gate examines a new reward with: each fined hack, planted in answers of this very model.
 
         In those that the auditor called good and no detector flagged. A reward model that is asked about another world's words
-        answers by chance, and a gate that listens to that refuses every refit (docs/LOG.md).
+        answers by chance, and a gate that listens to that refuses every refit (docs/adaptive-reward.md).
         """
         if self.signal.design.arc is None:
             return []
@@ -246,7 +246,7 @@ def course_of(stage: "Grpo", out: Path, context: Context) -> Course:
     ]
     weights = {view.name: weight for view, weight in shown}
     learned = {LEARNED: stage.rewards[LEARNED]} if LEARNED in stage.rewards else {}
-    fined, measured = hacks.bank(stage.hacks), hacks.figures()
+    fined, measured = hacks.bank(stage.hacks), hacks.figures(stage.hacks)
     # the whole bank watches, whatever is fined
     watching = tuple({hack.name: hack for hack in (*hacks.bank(), *fined)}.values())
     design = Design(

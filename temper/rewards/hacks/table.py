@@ -81,9 +81,16 @@ def flags(hacks: Sequence[Hack], completions: Sequence[Completion], reference: R
     }
 
 
-def figures() -> Mapping[str, Figures]:
-    """Measured recall and false-positive rate of each entry of the table; `tools/measure_hacks.py` writes the file."""
-    return {name: _figures(held) for name, held in measured()["hacks"].items()}
+def figures(names: Sequence[str] = ()) -> Mapping[str, Figures]:
+    """Measured recall and false-positive rate of each entry of the table, and of the accepted file.json among `names`.
+
+    `tools/measure_hacks.py` measured the table's; an accepted file brings its own.
+    """
+    from temper.rewards.mining import figures as mined  # which imports this package
+
+    files = [name for name in names if name.endswith(".json")]
+    accepted = {_entry(name).name: mined(Path(name)) for name in files}
+    return {name: _figures(held) for name, held in measured()["hacks"].items()} | accepted
 
 
 def measured() -> dict[str, Any]:
