@@ -565,7 +565,8 @@ def train_grpo(
     try:
         if resume is None:
             count = stage.first_answers()
-            context.watch(Progress(f"{context.label}: {count} answers of its start", 0, 1))
+            if count:
+                context.watch(Progress(f"{context.label}: {count} answers of its start", 0, 1))
             course.begin(lambda n: trainer.first_answers(examples, n), count)
             trainer.set_aside(0)
         else:
