@@ -4,13 +4,10 @@ The only file where training meets proof. A stage folder is addressed by what we
 was killed continues where it stopped; `DONE` is written last everywhere.
 """
 
-import contextlib
-import fcntl
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,31 +15,43 @@ from typing import Any
 import temper
 from temper import catalog, machine
 from temper.data.overlap import overlaps
-from temper.data.read import fingerprint, read
-from temper.errors import RecipeError, RunError, StorageError, UsageError
-from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
-from temper.prove.compare import Trained, summarise
-from temper.prove.evaluate import Panel, check_independence, evaluate
+from temper.errors import RecipeError
+from temper.files import Row, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
+from temper.proof import (
+    Asked,
+    Run,
+    all_suites,
+    arm_rows,
+    asked_data,
+    computing,
+    grader_facts,
+    judge_costs,
+    load_gold,
+    load_graders,
+    local_sampler,
+    locked,
+    origin,
+    proof_costs,
+    prove_arm,
+    result_of,
+    summarised,
+)
+from temper.prove.compare import Trained
+from temper.prove.evaluate import Panel, check_independence
 from temper.prove.gaming import Ablation, Gaming, ablations, gaming
 from temper.prove.gap import Gold
 from temper.prove.monitorability import change, check_monitor
-from temper.report import build
 from temper.rewards import journal
 from temper.rewards.hacks import bank
 from temper.rewards.replay import DESIGN
 from temper.train.harvest import handed_on
 from temper.train.plan import plan_recipe
-from temper.train.recipe import Prove, Recipe, StageSpec, read_recipe
-from temper.train.run import Context, Earlier, Progress, Watch, Work, unwatched
-from temper.types import Checkpoint, Event, Example, Named, Sampler, Suite
+from temper.train.recipe import Recipe, StageSpec, read_recipe
+from temper.train.run import Context, Earlier, Progress, Watch, unwatched
+from temper.types import Checkpoint, Example, Named, Suite
 
-# Every row gets these, besides the recipe's own graders: the metrics of `prove.metrics` read them.
-ALWAYS = ("harm", "refusal", "language", "readability", "repetition", "format", "verify")
 # Flagged answers that the ablation test asks a reward about again, for each hack.
 MOST_ABLATED = 30
-# What decides a reply's outcome; a proof has it whatever else is left out.
-OUTCOME = ("refusal",)
-REMOTE = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +61,6 @@ class Chain:
     names: tuple[str, ...]
     address: str
     folder: Path
-
-
-@dataclass(slots=True)
-class Run:
-    """A run folder and its ledger. `note` appends an event, `record` merges facts into run.json."""
-
-    folder: Path
-
-    def note(self, kind: str, subject: str, **data: object) -> None:
-        append_rows(self.folder / "events.jsonl", [asdict(Event(round(time.time(), 3), kind, subject, data))])
-
-    def record(self, **facts: Any) -> None:
-        path = self.folder / "run.json"
-        known: dict[str, Any] = read_json(path) if path.is_file() else {}
-        for key, value in facts.items():
-            known[key] = {**known.get(key, {}), **value} if isinstance(value, dict) and key in ("stages", "evals") else value
-        write_json(path, known)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return dict(read_json(self.folder / "run.json"))
 
 
 def run(
@@ -94,7 +82,7 @@ def run(
 def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watch) -> Path:
     from temper.models.resolve import resolve
 
-    suites = [suite(name, recipe.prove.cap(name)) for name in recipe.prove.suites]
+    suites = all_suites(recipe)
     for stage in recipe.stages:
         stage.check()
     graders = load_graders(recipe)
@@ -118,8 +106,8 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
         started=this.facts.get("started", time.time()) if again else time.time(),
         model={"name": source.name, "sha256": source.sha256, "parameters": source.parameters},
         graders={
-            **{g.name: _grader_facts(g, "reward" if any(g is r for r in rewards) else "monitor") for g in graders.values()},
-            gold.name: _grader_facts(gold, "gold"),
+            **{g.name: grader_facts(g, "reward" if any(g is r for r in rewards) else "monitor") for g in graders.values()},
+            gold.name: grader_facts(gold, "gold"),
         },
         data=_data_facts(recipe, suites),
         overlap=_overlap(recipe, suites),
@@ -139,50 +127,26 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
         for arm, names in recipe.arms.items():
             asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
             prove_arm(this, arm, asked, recipe, suites, panel, watch)
-    this.record(judges=_judge_costs([*graders.values(), gold]))
+    this.record(judges=judge_costs([*graders.values(), gold]))
     return finish(this, recipe, chains, suites, panel, monitor)
-
-
-@contextlib.contextmanager
-def computing(this: Run) -> Iterator[None]:
-    """Choose threads, cores and precision for what follows and note them in run.json.
-
-    A run that goes on keeps its number of threads, because products split otherwise round otherwise. Raises `UsageError` for a
-    wrong environment variable.
-    """
-    from temper.models import profile
-
-    chosen = profile.choose(recorded=this.facts.get("profile", {}).get("threads"))
-    this.record(profile=asdict(chosen))
-    with profile.applied(chosen):
-        yield
 
 
 def finish(
     this: Run, recipe: Recipe, chains: Sequence[Chain], suites: Sequence[Suite], panel: Panel, monitor: Named | None = None
 ) -> Path:
     """Summary and report from the rows on disk."""
-    rows = {
-        a: [r for s in suites for r in read_rows(this.folder / "evals" / f"{s.name}@{a}" / "rows.jsonl")] for a in recipe.arms
-    }
-    facts = this.facts
+    rows = {arm: arm_rows(this, arm, suites) for arm in recipe.arms}
     gamed = gaming_by_stage(recipe, chains, rows, panel, monitor)
-    summary = summarise(
+    return summarised(
+        this,
+        recipe,
+        suites,
         rows,
-        command=facts["command"],
-        commit=facts["commit"],
-        costs=costs(recipe, chains, facts),
+        costs=costs(recipe, chains, this.facts),
         held_out=held_out(recipe, suites),
-        gold=catalog.short(recipe.prove.gold),
-        graders={name: facts["graders"][name]["better"] for name in map(catalog.short, recipe.prove.graders)},
         trained=_trained(recipe, chains, gamed),
+        told={"gaming": {stage: found.as_dict() for stage, found in gamed.items()}} if gamed else {},
     )
-    told = {"gaming": {stage: found.as_dict() for stage, found in gamed.items()}} if gamed else {}
-    write_json(this.folder / "summary.json", {**summary, **told})
-    this.record(finished=time.time())
-    build(this.folder)
-    this.note("finished", this.folder.name)
-    return this.folder
 
 
 def gaming_by_stage(
@@ -260,181 +224,13 @@ def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, re
         this.record(stages={folder.name: {"kind": stage.kind, "name": stage.name, "arms": _arms_of(recipe, chain), **known}})
     if stage.kind == "harvest":
         return handed_on(folder, start, context.base or start)
-    return _result(folder, start.base)
-
-
-def _result(stage: Path, base: Path) -> Checkpoint:
-    """What a stage folder holds: an adapter on the base, or all weights."""
-    final = stage / "checkpoint"
-    return Checkpoint(base, final) if (final / "adapter_config.json").is_file() else Checkpoint(final)
+    return result_of(folder, start.base)
 
 
 def _earlier(chain: Chain, chains: Sequence[Chain], recipe: Recipe) -> tuple[Earlier, ...]:
     """The stages before the last one of a chain, in order."""
     before = [c for c in chains if len(c.names) < len(chain.names) and chain.names[: len(c.names)] == c.names]
     return tuple(Earlier(c.names[-1], c.folder, recipe.stage(c.names[-1]).examples) for c in before)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Who is proved: what identifies the weights, how to get a sampler when an answer is missing, and the number of weights."""
-
-    identity: str
-    sampler: Callable[[], Sampler]
-    parameters: int
-    rewards: Mapping[str, Any] = field(default_factory=dict)
-    sha256: str = ""
-
-
-def prove_arm(this: Run, arm: str, asked: Asked, recipe: Recipe, suites: Sequence[Suite], panel: Panel, watch: Watch) -> None:
-    """Ask one arm every suite; its model is loaded only if an answer is missing."""
-    prove = recipe.prove
-    judges = [[g.identity for g in panel.all()], [h.name for h in panel.hacks]]
-    address = digest([asdict(prove), recipe.seed, recipe.chat_template, asked.identity, *judges])
-    missing = [s for s in suites if not _proved(this, s, arm, address)]
-    if not missing:
-        return
-    machine.reset_peak()
-    sampler = asked.sampler()
-    for each in missing:
-        folder, label = this.folder / "evals" / f"{each.name}@{arm}", f"prove {each.name}@{arm}"
-        wanted = _suite_address(address, each)
-        _set_aside_stale(folder, wanted)
-        started = time.time()
-        watch(Progress(label, 0, len(each.examples) * prove.samples))
-        tell = partial(_tell, watch, label, started)
-        rows = evaluate(sampler, each, panel, folder, arm=arm, address=wanted, samples=prove.samples, watch=tell)
-        tokens = {k: sum(r["usage"][k] for r in rows) for k in ("prompt_tokens", "completion_tokens")}
-        flops = Work(forward_tokens=sum(tokens.values())).flops(asked.parameters)
-        facts = {**tokens, "flops": flops, "seconds": time.time() - started, "peak_memory_bytes": machine.peak_bytes()}
-        this.record(evals={f"{each.name}@{arm}": facts})
-        this.note("suite proved", f"{each.name}@{arm}", n=len(rows))
-
-
-def prove_model(
-    model: str,
-    suites: Sequence[str],
-    *,
-    out: Path | None = None,
-    prove: Prove | None = None,
-    seed: int = 0,
-    chat_template: str | None = None,
-    command: str = "",
-    watch: Watch = unwatched,
-) -> Path:
-    """Measure one model, endpoint, or arm of an earlier run (`runs/name@arm`) by itself; returns the run folder."""
-    settings = replace(prove or Prove(), suites=tuple(suites))
-    machine.keep_freed_memory()
-    folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
-    recipe = Recipe(base=model, stages=(), arms={"model": ()}, prove=settings, seed=seed, chat_template=chat_template)
-    with locked(folder):
-        this, wanted = Run(folder), [suite(name, settings.cap(name)) for name in settings.suites]
-        graders, gold = load_graders(recipe), load_gold(recipe)
-        asked = subject(model, recipe)
-        check_independence({name: _recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
-        panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
-        this.record(
-            **origin(recipe, command, this.folder),
-            started=time.time(),
-            model={"name": model, "sha256": asked.sha256, "parameters": asked.parameters},
-            graders={g.name: _grader_facts(g, "gold" if g is gold else "monitor") for g in [*panel.graders, gold]},
-            data=_data_facts(recipe, wanted),
-        )
-        # an endpoint computes elsewhere, and needs no torch here
-        with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
-            prove_arm(this, "model", asked, recipe, wanted, panel, watch)
-        this.record(judges=_judge_costs(panel.all()))
-        return finish(this, recipe, [], wanted, panel)
-
-
-def subject(model: str, recipe: Recipe) -> Asked:
-    """Who is meant by a model's name: an endpoint (`http://host/v1#model`), an arm of a run (`runs/x@hybrid`), or a model.
-
-    An arm of a run brings along what its rewards were, so that no judge is its own reward. Raises `UsageError`, `ModelError`.
-    """
-    from temper.models.resolve import resolve
-
-    if model.startswith(REMOTE):
-        return _endpoint(model, recipe.prove)
-    folder, _, arm = model.rpartition("@")
-    if folder and (Path(folder) / "run.json").is_file():
-        return _arm(Path(folder), arm, recipe)
-    if (Path(model) / "run.json").is_file():
-        arms = list(read_json(Path(model) / "run.json")["arms"])
-        raise UsageError(f"{model}: is a run, not a model; name one of its arms, as in {model}@{arms[-1]}: {', '.join(arms)}")
-    source = resolve(model)
-    sampler = partial(local_sampler, Checkpoint(source.folder), recipe)
-    return Asked(source.sha256, sampler, source.parameters, sha256=source.sha256)
-
-
-def local_sampler(checkpoint: Checkpoint, recipe: Recipe) -> Sampler:
-    """A model on this machine, decoded as the recipe's proof says."""
-    from temper.models.load import load
-    from temper.models.local import Local
-
-    prove = recipe.prove
-    loaded = load(checkpoint, chat_template=recipe.chat_template)
-    return Local(loaded, prove.max_new_tokens, prove.temperature, prove.top_p, recipe.seed)
-
-
-def _endpoint(url: str, prove: Prove) -> Asked:
-    from temper.samplers.remote import Remote
-
-    address, _, name = url.partition("#")
-    if not name:
-        raise UsageError(f"{url}: no model named; write the endpoint as {address}#model-name")
-    remote = Remote(address, name, max_tokens=prove.max_new_tokens, temperature=prove.temperature, top_p=prove.top_p)
-    return Asked(url, lambda: remote, 0)
-
-
-def _arm(folder: Path, arm: str, recipe: Recipe) -> Asked:
-    from temper.models.resolve import resolve
-
-    facts = read_json(folder / "run.json")
-    if arm not in facts["arms"]:
-        raise UsageError(f"{folder} has no arm {arm!r}; its arms are {', '.join(facts['arms'])}")
-    source, stages = resolve(facts["model"]["name"]), facts["arms"][arm]
-    recipe = replace(recipe, chat_template=recipe.chat_template or facts["recipe"]["chat_template"])
-    if not stages:
-        return Asked(
-            source.sha256, partial(local_sampler, Checkpoint(source.folder), recipe), source.parameters, sha256=source.sha256
-        )
-    ends = [n for n, s in facts["stages"].items() if arm in s["arms"] and s["name"] == stages[-1]]
-    if not ends or not sealed(folder / "stages" / ends[-1]):
-        raise RunError(f"{folder}: arm {arm!r} is not trained to its end; run the recipe again first")
-    made = _result(folder / "stages" / ends[-1], source.folder)
-    rewards = {n: g for n, g in facts["graders"].items() if g["role"] == "reward"}
-    sha = digest([source.sha256, ends[-1]])
-    return Asked(sha, partial(local_sampler, made, recipe), source.parameters, rewards, sha)
-
-
-def suite(name: str, limit: int = 0) -> Suite:
-    """A suite by bundled name, file or dataset id; `limit` takes an even spread over the file, so that no category is cut off."""
-    examples = read(name)
-    if 0 < limit < len(examples):
-        examples = [examples[i * len(examples) // limit] for i in range(limit)]
-    short = Path(name).name.partition(".")[0] if "/" in name or "." in name else name
-    return Suite(short, tuple(examples))
-
-
-def load_gold(recipe: Recipe) -> Named:
-    """The judge of a proof. Raises `UsageError` for a grader whose column other metrics read on every row."""
-    gold = catalog.grader(recipe.prove.gold)
-    if gold.name in ALWAYS and gold.name != "harm":
-        raise UsageError(f"gold = {gold.name!r}: it measures something else of every row; choose a judge of harm, such as gold")
-    return gold
-
-
-def load_graders(recipe: Recipe) -> dict[str, Named]:
-    """Every grader that the recipe's stages and proof need, by the name the recipe uses; raises `UsageError` if two share one."""
-    standard = ALWAYS if recipe.prove.standard else OUTCOME
-    specs = dict.fromkeys([*standard, *(n for s in recipe.stages for n in s.graders()), *recipe.prove.graders])
-    loaded = {spec: catalog.grader(spec) for spec in specs}
-    names = [g.name for g in loaded.values()]
-    for spec, grader in loaded.items():
-        if names.count(grader.name) > 1:
-            raise UsageError(f"two graders are called {grader.name!r} (one is {spec}); rename one: columns go by name")
-    return loaded
 
 
 def _check_auditors(recipe: Recipe, graders: Mapping[str, Named]) -> None:
@@ -477,15 +273,14 @@ def costs(recipe: Recipe, chains: Sequence[Chain], facts: Mapping[str, Any]) -> 
     result = {}
     for arm, names in recipe.arms.items():
         stages = [facts["stages"][by_names[names[: i + 1]]] for i in range(len(names))]
-        evals = [v for k, v in facts.get("evals", {}).items() if k.endswith(f"@{arm}")]
+        proved = proof_costs(facts, arm)
+        peaks = [x["peak_memory_bytes"] for x in stages] + [proved["peak_memory_bytes"]]
         result[arm] = {
             "train_seconds": sum(s["seconds"] for s in stages),
             "train_tokens": sum(s["tokens"] for s in stages),
             "train_flops": sum(s["flops"] for s in stages),
-            "prove_seconds": sum(e["seconds"] for e in evals),
-            "prove_tokens": sum(e["prompt_tokens"] + e["completion_tokens"] for e in evals),
-            "prove_flops": sum(e["flops"] for e in evals),
-            "peak_memory_bytes": max([x["peak_memory_bytes"] for x in [*stages, *evals]], default=None),
+            **proved,
+            "peak_memory_bytes": max((peak for peak in peaks if peak is not None), default=None),
         }
     return result
 
@@ -497,51 +292,6 @@ def held_out(recipe: Recipe, suites: Sequence[Suite]) -> list[str]:
     return sorted(t.removeprefix("category:") for t in asked - trained) if recipe.stages else []
 
 
-def commit() -> str:
-    """The version-control commit of the working directory, `+` if it has uncommitted changes; empty outside a checkout."""
-    try:
-        named = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return ""
-    return named.stdout.strip()
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One run at a time in a folder; the lock goes with the process, so a killed run leaves none behind."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{folder}: another temper process is working there; wait for it, or give another --out") from None
-        yield
-
-
-def origin(recipe: Recipe, command: str, folder: Path) -> dict[str, Any]:
-    """What every run.json begins with: who asked for what, where, with which versions."""
-    return {
-        "name": folder.name,
-        "command": command,
-        "commit": commit(),
-        "seed": recipe.seed,
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "recipe": {**asdict(recipe), "stages": [asdict(s) for s in recipe.stages]},
-        "arms": {arm: list(names) for arm, names in recipe.arms.items()},
-    }
-
-
-def _tell(watch: Watch, label: str, started: float, done: int, total: int, rate: float) -> None:
-    watch(Progress(label, done, total, rate, (total - done) * (time.time() - started) / max(1, done)))
-
-
 def _seconds_so_far(folder: Path) -> float:
     path = folder / "seconds.json"
     return float(read_json(path)["seconds"]) if path.is_file() else 0.0
@@ -551,44 +301,11 @@ def _arms_of(recipe: Recipe, chain: Chain) -> list[str]:
     return [arm for arm, names in recipe.arms.items() if names[: len(chain.names)] == chain.names]
 
 
-def _proved(this: Run, each: Suite, arm: str, address: str) -> bool:
-    folder = this.folder / "evals" / f"{each.name}@{arm}"
-    return sealed(folder) and read_json(folder / "DONE")["address"] == _suite_address(address, each)
-
-
-def _suite_address(address: str, each: Suite) -> str:
-    return digest([address, each.name, fingerprint(each.examples)])
-
-
-def _set_aside_stale(folder: Path, address: str) -> None:
-    """Set aside the rows of another model or setting: a changed recipe in the same run folder asks again and loses nothing."""
-    meta = folder / "asked.json"
-    if meta.is_file() and read_json(meta)["address"] != address:
-        folder.rename(folder.with_name(f"{folder.name}.{read_json(meta)['address']}"))
-
-
-def _grader_facts(grader: Named, role: str) -> dict[str, Any]:
-    return {
-        "identity": grader.identity,
-        "weights": grader.weights,
-        "inside": sorted(grader.inside),
-        "better": grader.better,
-        "role": role,
-        "card": grader.card,
-    }
-
-
-def _judge_costs(graders: Iterable[Named]) -> dict[str, Any]:
-    """What the calls of language-model judges took in this process, by name."""
-    spent = {g.name: getattr(g.grade, "ledger", None) for g in graders}
-    return {name: cost._asdict() for name, cost in spent.items() if cost is not None}
-
-
 def _data_facts(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
     known = {s.source: s.fingerprint() for s in recipe.stages}
     # what a stage makes on the way is written down with that stage
     trained = {source: facts for source, facts in known.items() if "fingerprint" in facts}
-    return {**trained, **{s.name: {"n": len(s.examples), "fingerprint": fingerprint(s.examples)} for s in suites}}
+    return {**trained, **asked_data(suites)}
 
 
 def _training_examples(recipe: Recipe) -> list[Example]:
@@ -600,8 +317,3 @@ def _overlap(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
     train = _training_examples(recipe)
     found = {s.name: overlaps(train, s.examples) for s in suites} if train else {}
     return {name: {"n": len({o.test_id for o in o_}), "ids": sorted({o.test_id for o in o_})[:20]} for name, o_ in found.items()}
-
-
-def _recorded_traces(facts: Mapping[str, Any]) -> set[str]:
-    """`Named.traces` of a grader as an earlier run wrote them down."""
-    return {facts["identity"], facts["weights"], *facts.get("inside", ())} - {""}

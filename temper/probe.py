@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from temper import catalog, machine, stats
-from temper.ablate import REMOTE, Asked, Run, computing, locked, origin, prove_arm, subject, suite
 from temper.errors import UsageError
 from temper.files import Row, dumps, read_rows, write_json, write_text
 from temper.judge_error import Errors, Rate, rate, rogan_gladen
+from temper.proof import REMOTE, Asked, Run, computing, locked, origin, prove_arm, subject, suite
 from temper.prove.compare import Pair, compare
 from temper.prove.evaluate import Panel
 from temper.prove.metrics import Metric, groups_of
@@ -121,7 +121,7 @@ def probe(
 ) -> Probed:
     """Ask a model, look for every hack, and write OUT/rows.jsonl and OUT/probe.json.
 
-    `model` and `against` are an alias, a folder, a Hugging Face id, an endpoint or an arm of a run (`ablate.subject`); `guard` is
+    `model` and `against` are an alias, a folder, a Hugging Face id, an endpoint or an arm of a run (`proof.subject`); `guard` is
     the grader that is asked again without the spans. Answers already in OUT are kept, so that running it again continues. Raises
     `UsageError` for a name that is not known, `RunError` for what failed on the way.
     """

@@ -17,7 +17,10 @@ CLASSES = ("harmful", "borderline", "benign", "reasoning")
 
 
 class Outcome(StrEnum):
-    """What became of one completion, before anybody judges its content; exactly one applies."""
+    """What became of one completion, before anybody judges its content; exactly one applies.
+
+    ERROR: no completion came, after every retry. It is no behaviour of the model: not graded by any metric, counted and bounded.
+    """
 
     ANSWERED = "answered"
     REFUSED = "refused"
@@ -26,6 +29,7 @@ class Outcome(StrEnum):
     TRUNCATED_IN_ANSWER = "truncated_in_answer"
     LOOP = "loop"
     EMPTY = "empty"
+    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,9 @@ class Message:
 class Example:
     """What is asked, and where it came from.
 
-    `target` is a verifiable answer or a reference reply. `tags` holds at most one of `CLASSES`, plus free tags such as a
+    Messages that end with the assistant are a prefill: the model goes on from there (an open think tag makes it a prefilled
+    thought). `goal` is the plain request behind a prompt that an attack or a rewrite disguised, "" where the last user turn is
+    plain. `target` is a verifiable answer or a reference reply. `tags` holds at most one of `CLASSES`, plus free tags such as a
     category. `group` is shared by paraphrases, translations and twins: the unit that
     splits and bootstraps resample.
     """
@@ -51,11 +57,17 @@ class Example:
     license: str = ""
     language: str = "en"
     group: str = ""
+    goal: str = ""
 
     @property
     def prompt(self) -> str:
-        """The last user turn, which is what graders compare an answer with."""
-        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+        """What graders compare an answer with: the goal, or else the last user turn."""
+        return self.goal or next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def prefill(self) -> str:
+        """The beginning of the reply that the model is handed, "" without one."""
+        return self.messages[-1].content if self.messages and self.messages[-1].role == "assistant" else ""
 
     @property
     def klass(self) -> str:
@@ -65,29 +77,37 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Cost of one completion. Tokens are counted by the policy's tokenizer; seconds are the sampler's, shared over its batch."""
+    """Cost of one completion. Tokens are counted by the policy's tokenizer; seconds are the sampler's, shared over its batch.
+
+    `reasoning_tokens` are those of the completion that belong to the thought, None where nobody counted them.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One answer to one example; `reasoning` and `answer` are never joined.
 
-    `finish` is `stop` (the model ended), `length` (the token cap cut it). `thought` is `none` (no think block at all), `closed`,
-    or `open` (begun and never closed), so that a grader can tell an empty thought from a missing one; `raw` is the exact text
-    that was generated.
+    `finish` is `stop` (the model ended), `length` (the token cap cut it) or `error` (nothing came after every retry; `error` says
+    why). A prefill is not part of `reasoning`, `answer` or `raw`: only what the model wrote is. `thought` is `none` (no think
+    block at all), `closed`, or `open` (begun and never closed), so that a grader can tell an empty thought from a missing one;
+    `raw` is the exact text that was generated. `facts` is what the sampler tells of how the answer came about, in JSON's types:
+    turns realised, queries an attack spent, the guard's verdicts.
     """
 
     example: Example
     answer: str
     reasoning: str = ""
-    finish: Literal["stop", "length"] = "stop"
+    finish: Literal["stop", "length", "error"] = "stop"
     thought: Literal["none", "closed", "open"] = "none"
     raw: str = ""
     usage: Usage | None = None
+    error: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +187,15 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """What is measured: examples, and the metrics that apply to them (see `prove.metrics`)."""
+    """What is asked together. `of` is the suite it was made from, "" for one as it is published; `how` lists what was done to it
+    (`rewrite:SPEC`, `attack:SPEC`, in order). `facts` are licence, revision and origin, in JSON's types.
+    """
 
     name: str
     examples: tuple[Example, ...]
-    metrics: tuple[str, ...] = ()
+    of: str = ""
+    how: tuple[str, ...] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 class Stage(Protocol):

@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 
 from temper import files
-from temper.prove.compare import summarise
+from temper.prove.evidence import Evidence
+from temper.prove.summary import summarise
 
 ARMS = {"base": [], "sft": ["sft"], "rl": ["grpo"], "hybrid": ["sft", "grpo"]}
 UNSAFE = {"base": 0.62, "sft": 0.34, "rl": 0.45, "hybrid": 0.16}
@@ -168,7 +169,7 @@ def write_run(folder: Path, by_arm=None, facts=None, *, held_out=("privacy",), s
         for suite in {r["suite"] for r in rows}:
             files.append_rows(folder / "evals" / f"{suite}@{arm}" / "rows.jsonl", [r for r in rows if r["suite"] == suite])
     if summary:
-        made = summarise(by_arm, command=facts["command"], commit=facts["commit"], costs={}, held_out=held_out)
+        made = summarise(Evidence(by_arm, held_out=tuple(held_out)), command=facts["command"], commit=facts["commit"])
         (folder / "summary.json").write_text(json.dumps(made))
     return folder
 

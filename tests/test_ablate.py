@@ -169,8 +169,9 @@ def test_a_judge_that_was_a_reward_is_refused_even_under_another_name(tiny_model
 
 
 def test_an_arm_of_a_run_can_be_proved_by_itself_and_refuses_its_own_reward(recipe: Path, tmp_path: Path) -> None:
-    from temper.ablate import prove_model, run
+    from temper.ablate import run
     from temper.errors import ProofError
+    from temper.proof import prove_model
     from temper.train.recipe import Prove
 
     folder = run(recipe, out=tmp_path / "run")
@@ -247,8 +248,9 @@ def test_events_tell_the_history_of_a_run(recipe: Path, tmp_path: Path) -> None:
 
 def test_an_auditor_that_is_a_reward_by_another_name_or_within_one_is_refused() -> None:
     from temper import catalog
-    from temper.ablate import _check_auditors, load_graders
+    from temper.ablate import _check_auditors
     from temper.errors import RecipeError
+    from temper.proof import load_graders
     from temper.train.recipe import parse_recipe
 
     def checked(**rewards: float) -> None:

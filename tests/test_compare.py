@@ -7,8 +7,10 @@ import pytest
 from synthetic import row, rows_by_arm
 
 from temper.errors import UnknownName
-from temper.prove.compare import Trained, compare, summarise, verdict
+from temper.prove.compare import Trained, compare, verdict
+from temper.prove.evidence import Evidence
 from temper.prove.metrics import METRICS, measure, measure_all, table
+from temper.prove.summary import summarise
 from temper.stats import Estimate
 from temper.types import Outcome
 
@@ -78,7 +80,7 @@ def test_over_refusal_counts_refused_and_partial_on_harmless_prompts_only():
     assert value(rows, "helped") == 0.5
 
 
-@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o != Outcome.ERROR])
 def test_every_reply_to_a_benign_prompt_is_at_most_one_of_helped_and_over_refused(outcome):
     rows = [row(kind="benign", outcome=str(outcome))]
     assert value(rows, "helped") + value(rows, "over_refusal") <= 1
@@ -298,7 +300,7 @@ def test_a_reward_that_does_not_rise_or_does_not_run_ahead_is_not_gamed(seen):
 def test_a_gap_that_the_base_arm_has_too_is_not_held_against_the_arm():
     base, arm = arms((200, 100))
     both = {"base": training(0.2), "arm": training(0.2)}
-    made = summarise({"base": base, "arm": arm}, command="", commit="", costs={}, trained=both)
+    made = summarise(Evidence({"base": base, "arm": arm}), command="", commit="", trained=both)
     assert [v["verdict"] for v in made["verdicts"]] == ["safer"]
 
 
@@ -349,7 +351,7 @@ def test_what_was_not_measured_is_said():
 def test_the_summary_is_plain_json_and_the_same_for_rows_in_any_order():
     rows = rows_by_arm(n=20)
     first, second = (
-        summarise({a: order(of) for a, of in rows.items()}, command="c", commit="d", costs={}, held_out=["privacy"])
+        summarise(Evidence({a: order(of) for a, of in rows.items()}, held_out=("privacy",)), command="c", commit="d")
         for order in (list, lambda of: sorted(of, key=lambda r: r["id"]))
     )
     assert json.dumps(first, allow_nan=False)
@@ -359,17 +361,17 @@ def test_the_summary_is_plain_json_and_the_same_for_rows_in_any_order():
 
 
 def test_an_arm_without_any_harmful_prompt_gets_no_verdict_by_accident():
-    made = summarise({"a": safe([0, 1]), "b": safe([0, 0], "b")}, command="", commit="", costs={})
+    made = summarise(Evidence({"a": safe([0, 1]), "b": safe([0, 0], "b")}), command="", commit="")
     assert [v["verdict"] for v in made["verdicts"]] == ["inconclusive"]
 
 
 def test_a_graders_own_mean_is_a_metric_where_it_was_asked_for():
     rows = [row(number=i, mine=v) for i, v in enumerate((0.2, 0.6, None))]
-    made = summarise({"a": rows}, command="", commit="", costs={}, graders={"mine": "low"})
+    made = summarise(Evidence({"a": rows}, graders={"mine": "low"}), command="", commit="")
     own = made["arms"]["a"]["grader:mine"]
     assert (own["value"], own["n"], own["ungraded"]) == (pytest.approx(0.4), 2, 1)
     assert made["metrics"]["grader:mine"]["better"] == "low"
-    assert "grader:mine" not in summarise({"a": rows}, command="", commit="", costs={})["metrics"]
+    assert "grader:mine" not in summarise(Evidence({"a": rows}), command="", commit="")["metrics"]
 
 
 def test_a_judge_whose_good_end_is_high_finds_unsafe_what_it_puts_low():

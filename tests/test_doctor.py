@@ -338,8 +338,8 @@ def test_a_wrong_value_is_refused_with_what_was_given_and_what_was_wanted(
 def test_a_run_notes_its_profile_and_goes_on_with_the_threads_noted(two_cores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from temper.ablate import Run, computing
     from temper.files import read_json
+    from temper.proof import Run, computing
 
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: None, raising=False)
     this = Run(two_cores)

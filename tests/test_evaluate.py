@@ -106,7 +106,7 @@ def test_samples_of_a_prompt_are_numbered(tmp_path: Path) -> None:
 
 def test_gold_reads_only_the_classes_it_is_for() -> None:
     completions = [(0, Completion(example(0, k), "x")) for k in ("harmful", "benign")]
-    rows = subject.grade_rows(completions, PANEL, suite="s", arm="a")
+    rows = subject.grade_rows(completions, PANEL, suite=Suite("s", ()), arm="a")
     assert [r["scores"]["gold"]["value"] for r in rows] == [0.9, None]
 
 
@@ -121,7 +121,7 @@ def test_an_example_without_a_class_and_an_empty_suite_are_data_errors(tmp_path:
 def test_a_grader_that_breaks_its_contract_is_an_error_and_no_row() -> None:
     wild = Named("wild", lambda c: [Score(2.0)] * len(c), "i")
     with pytest.raises(RunError, match=r"gave 2\.0 for 'e0'"):
-        subject.grade_rows([(0, Completion(example(0), "x"))], Panel((wild,), REFUSAL), suite="s", arm="a")
+        subject.grade_rows([(0, Completion(example(0), "x"))], Panel((wild,), REFUSAL), suite=Suite("s", ()), arm="a")
 
 
 @pytest.mark.parametrize("reward", [Named("gold", refusal, "x"), Named("other", gold, "g"), Named("other", gold, "y", "w1")])
@@ -148,7 +148,9 @@ def test_a_grader_that_raises_ends_with_its_name_and_never_becomes_a_score() -> 
         raise ValueError("boom")
 
     with pytest.raises(RunError, match=r"grader 'mine' failed in .*test_evaluate\.py:\d+ \(ValueError: boom\)"):
-        subject.grade_rows([(0, Completion(example(0), "x"))], Panel((Named("mine", broken, "i"),), REFUSAL), suite="s", arm="a")
+        subject.grade_rows(
+            [(0, Completion(example(0), "x"))], Panel((Named("mine", broken, "i"),), REFUSAL), suite=Suite("s", ()), arm="a"
+        )
 
 
 def stuffed() -> Hack:

@@ -10,11 +10,11 @@ import typer
 from typer.testing import CliRunner
 
 from temper import probe as probing
-from temper.ablate import Asked, subject
 from temper.cli.probe import probe as command
 from temper.errors import UsageError
 from temper.files import read_json, read_rows, write_json
 from temper.probe import examine, probe
+from temper.proof import Asked, subject
 from temper.rewards import hacks
 from temper.rewards.hacks import Figures, Hack
 from temper.samplers.scripted import Scripted

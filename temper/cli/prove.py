@@ -28,9 +28,9 @@ def prove(
     ] = None,
 ) -> None:
     """Measure a model: harm and over-refusal, language, format, cost; rows and a report."""
-    from temper.ablate import prove_model
     from temper.cli.progress import watching
     from temper.cli.report import headline
+    from temper.proof import prove_model
     from temper.train.recipe import Prove
 
     command = "temper " + shlex.join(sys.argv[1:])

@@ -14,7 +14,7 @@ from temper.files import Row, append_rows, digest, read_json, read_rows, seal, s
 from temper.rewards.hacks import SHIPPED, Hack, Reference, flags
 from temper.rewards.signal import grade
 from temper.text.outcome import outcome
-from temper.types import CLASSES, Better, Completion, Example, Named, Sampler, Score, Suite
+from temper.types import CLASSES, Better, Completion, Example, Named, Sampler, Score, Suite, Usage
 
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64
@@ -80,7 +80,7 @@ def evaluate(
         started = time.perf_counter()
         completions = _ask(sampler, chunk, samples)
         seconds = time.perf_counter() - started
-        rows = grade_rows(completions, panel, suite=suite.name, arm=arm)
+        rows = grade_rows(completions, panel, suite=suite, arm=arm)
         append_rows(path, rows)
         tokens = sum(r["usage"]["completion_tokens"] for r in rows)
         watch(total - len(missing), total, tokens / seconds)
@@ -89,7 +89,7 @@ def evaluate(
     return read_rows(path)
 
 
-def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, suite: str, arm: str) -> list[Row]:
+def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, suite: Suite, arm: str) -> list[Row]:
     """One row for each (sample number, completion): what was asked, what came, how it ended, and every grader's opinion."""
     answers = [c for _, c in completions]
     columns = {g.name: grade_where(g, answers, CLASSES) for g in panel.graders}
@@ -106,8 +106,10 @@ def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, s
 
 
 def grade_where(grader: Named, completions: Sequence[Completion], classes: Sequence[str]) -> list[Score]:
-    """Grade the completions of some classes; the others get `Score(None)`. Raises `RunError` if a grader fails."""
-    chosen = [i for i, c in enumerate(completions) if klass(c.example) in classes]
+    """Grade the completions of some classes; the others, and those that never came, get `Score(None)`.
+
+    Raises `RunError` if a grader fails."""
+    chosen = [i for i, c in enumerate(completions) if c.finish != "error" and klass(c.example) in classes]
     given = grade(grader, [completions[i] for i in chosen])
     scores = [Score(None, "not asked about this class")] * len(completions)
     for i, score in zip(chosen, given, strict=True):
@@ -148,11 +150,11 @@ def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) 
     return [(k, answers[e.id][k]) for e, k in wanted]
 
 
-def _row(c: Completion, k: int, suite: str, arm: str, refused: Score, scores: dict[str, tuple[Score, Better]]) -> Row:
-    usage = asdict(c.usage) if c.usage else {"prompt_tokens": 0, "completion_tokens": 0, "seconds": 0.0}
+def _row(c: Completion, k: int, suite: Suite, arm: str, refused: Score, scores: dict[str, tuple[Score, Better]]) -> Row:
+    usage = asdict(c.usage) if c.usage else asdict(Usage())
     row: dict[str, Any] = {
-        "key": digest([suite, arm, c.example.id, k]),
-        "suite": suite,
+        "key": digest([suite.name, arm, c.example.id, k]),
+        "suite": suite.name,
         "arm": arm,
         "id": c.example.id,
         "group": c.example.group or c.example.id,
@@ -174,4 +176,17 @@ def _row(c: Completion, k: int, suite: str, arm: str, refused: Score, scores: di
             for name, (s, better) in scores.items()
         },
     }
-    return row
+    return row | _origin(c, suite)
+
+
+def _origin(c: Completion, suite: Suite) -> Row:
+    """What only some rows have: how the suite was changed, what was really sent, what the sampler tells, why nothing came."""
+    plain = len(c.example.messages) == 1 and c.example.messages[0].content == c.example.prompt
+    told = {
+        "of": suite.of,
+        "how": list(suite.how),
+        "asked": [] if plain else [asdict(m) for m in c.example.messages],
+        "facts": dict(c.facts),
+        "error": c.error,
+    }
+    return {name: value for name, value in told.items() if value}

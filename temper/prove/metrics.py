@@ -152,6 +152,16 @@ def anything(row: Row) -> bool:
     return True
 
 
+def plain(row: Row) -> bool:
+    """Whether the row answers a suite as it is: neither rewritten nor attacked."""
+    return not row.get("how")
+
+
+def read_by(metric: Metric, row: Row) -> float | None:
+    """The metric's value of a row it applies to; None where it was not graded, and where no completion came."""
+    return None if row.get("outcome") == Outcome.ERROR else metric.value(row)
+
+
 def flag(hack: str) -> Value:
     """What one hack's detector saw: 1 the hack, 0 none, None where it could not look."""
     return lambda row: (row.get("flags") or {}).get(hack)
@@ -350,7 +360,7 @@ def measure_all(rows: Sequence[Row], metrics: Mapping[str, Metric] = METRICS) ->
 
 def values_by_sample(rows: Iterable[Row], metric: Metric) -> dict[Sample, float]:
     """The graded values, by what identifies a sample across arms."""
-    pairs = ((sample_of(row), metric.value(row)) for row in rows if metric.applies(row))
+    pairs = ((sample_of(row), read_by(metric, row)) for row in rows if metric.applies(row))
     return {key: float(value) for key, value in pairs if value is not None}
 
 
@@ -359,7 +369,7 @@ def sample_of(row: Row) -> Sample:
 
 
 def ungraded(rows: Iterable[Row], metric: Metric) -> set[Sample]:
-    return {sample_of(row) for row in rows if metric.applies(row) and metric.value(row) is None}
+    return {sample_of(row) for row in rows if metric.applies(row) and read_by(metric, row) is None}
 
 
 def per_prompt(values: Mapping[Sample, float]) -> dict[Prompt, float]:

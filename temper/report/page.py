@@ -19,7 +19,7 @@ from temper.report.read import Run
 from temper.text import invisible
 
 LONGEST = 1_500  # characters of one shown text; the rest stays in rows.jsonl
-OUTCOMES = ("answered", "refused", "partial", "truncated_in_thought", "truncated_in_answer", "loop", "empty")
+OUTCOMES = ("answered", "refused", "partial", "truncated_in_thought", "truncated_in_answer", "loop", "empty", "error")
 PRIMARY = ("unsafe", "over_refusal")
 HACKS = ("hacked", "hack:")  # metrics of the hack bank begin so
 SAFETY = (

@@ -56,7 +56,9 @@ class Prove:
     `limits` does so for single suites. `samples` is the number of answers a prompt; temperature 0 is greedy. `standard = false`
     leaves out the graders of natural language that every proof has (harm, language, readability, ...), for a model that does not
     speak any. `monitor` is a grader that reads the reasoning of every arm and took no part in training: whether thoughts still
-    tell what answers do is compared before and after (`prove.monitorability`).
+    tell what answers do is compared before and after (`prove.monitorability`). `rewrites` and `attacks` are what else is done to
+    the suites (`prove.rewrite`, `prove.attack`), `grid` the number of cells of a fractional design of rewrites, `attacker` the
+    model of attacks that write their own prompts.
     """
 
     suites: tuple[str, ...] = ("harm", "over-refusal", "benign", "reasoning")
@@ -66,6 +68,10 @@ class Prove:
     monitor: str = ""
     limit: int = 0
     limits: Mapping[str, int] = field(default_factory=dict)
+    rewrites: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    grid: int = 0
+    attacker: str = ""
     samples: int = 1
     max_new_tokens: int = 256
     temperature: float = 0.7

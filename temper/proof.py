@@ -1,0 +1,393 @@
+"""Who is asked, by whom graded, and what is written: the proof of any model, endpoint or arm, in a run folder.
+
+`ablate` proves every arm of a recipe with it, `temper prove` one model. Rows on disk come first; summary and report are made
+from them alone.
+"""
+
+import contextlib
+import fcntl
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from temper import catalog, machine
+from temper.data.read import fingerprint, read
+from temper.errors import RunError, StorageError, UsageError
+from temper.files import Row, append_rows, digest, read_json, read_rows, sealed, write_json
+from temper.prove.compare import Trained
+from temper.prove.evaluate import Panel, check_independence, evaluate
+from temper.prove.evidence import Evidence
+from temper.prove.summary import summarise
+from temper.prove.variants import through, variants
+from temper.report import build
+from temper.rewards.hacks import bank
+from temper.train.recipe import Prove, Recipe
+from temper.train.run import Progress, Watch, Work, unwatched
+from temper.types import Checkpoint, Event, Named, Sampler, Suite
+
+# Every row gets these, besides the recipe's own graders: the metrics of `prove.metrics` read them.
+ALWAYS = ("harm", "refusal", "language", "readability", "repetition", "format", "verify")
+# What decides a reply's outcome; a proof has it whatever else is left out.
+OUTCOME = ("refusal",)
+REMOTE = ("http://", "https://")
+
+
+@dataclass(slots=True)
+class Run:
+    """A run folder and its ledger. `note` appends an event, `record` merges facts into run.json."""
+
+    folder: Path
+
+    def note(self, kind: str, subject: str, **data: object) -> None:
+        append_rows(self.folder / "events.jsonl", [asdict(Event(round(time.time(), 3), kind, subject, data))])
+
+    def record(self, **facts: Any) -> None:
+        path = self.folder / "run.json"
+        known: dict[str, Any] = read_json(path) if path.is_file() else {}
+        for key, value in facts.items():
+            known[key] = {**known.get(key, {}), **value} if isinstance(value, dict) and key in ("stages", "evals") else value
+        write_json(path, known)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(read_json(self.folder / "run.json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who is proved: what identifies the weights, how to get a sampler when an answer is missing, and the number of weights."""
+
+    identity: str
+    sampler: Callable[[], Sampler]
+    parameters: int
+    rewards: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def prove_arm(this: Run, arm: str, asked: Asked, recipe: Recipe, suites: Sequence[Suite], panel: Panel, watch: Watch) -> None:
+    """Ask one arm every suite; its model is loaded only if an answer is missing."""
+    prove = recipe.prove
+    judges = [[g.identity for g in panel.all()], [h.name for h in panel.hacks]]
+    decoding = [prove.samples, prove.max_new_tokens, prove.temperature, prove.top_p, prove.attacker]
+    address = digest([decoding, recipe.seed, recipe.chat_template, asked.identity, *judges])
+    missing = [s for s in suites if not _proved(this, s, arm, address)]
+    if not missing:
+        return
+    machine.reset_peak()
+    sampler = asked.sampler()
+    for each in missing:
+        folder, label = this.folder / "evals" / f"{each.name}@{arm}", f"prove {each.name}@{arm}"
+        wanted = _suite_address(address, each)
+        _set_aside_stale(folder, wanted)
+        started = time.time()
+        watch(Progress(label, 0, len(each.examples) * prove.samples))
+        tell = partial(_tell, watch, label, started)
+        rows = evaluate(
+            through(each, sampler, panel, attacker=prove.attacker, seed=recipe.seed),
+            each,
+            panel,
+            folder,
+            arm=arm,
+            address=wanted,
+            samples=prove.samples,
+            watch=tell,
+        )
+        tokens = {k: sum(r["usage"][k] for r in rows) for k in ("prompt_tokens", "completion_tokens")}
+        flops = Work(forward_tokens=sum(tokens.values())).flops(asked.parameters)
+        facts = {**tokens, "flops": flops, "seconds": time.time() - started, "peak_memory_bytes": machine.peak_bytes()}
+        this.record(evals={f"{each.name}@{arm}": facts})
+        this.note("suite proved", f"{each.name}@{arm}", n=len(rows))
+
+
+def prove_model(
+    model: str,
+    suites: Sequence[str],
+    *,
+    out: Path | None = None,
+    prove: Prove | None = None,
+    seed: int = 0,
+    chat_template: str | None = None,
+    command: str = "",
+    watch: Watch = unwatched,
+) -> Path:
+    """Measure one model, endpoint, or arm of an earlier run (`runs/name@arm`) by itself; returns the run folder."""
+    settings = replace(prove or Prove(), suites=tuple(suites))
+    machine.keep_freed_memory()
+    folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
+    recipe = Recipe(base=model, stages=(), arms={"model": ()}, prove=settings, seed=seed, chat_template=chat_template)
+    with locked(folder):
+        this, wanted = Run(folder), all_suites(recipe)
+        graders, gold = load_graders(recipe), load_gold(recipe)
+        asked = subject(model, recipe)
+        check_independence({name: _recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
+        panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
+        this.record(
+            **origin(recipe, command, this.folder),
+            started=time.time(),
+            model={"name": model, "sha256": asked.sha256, "parameters": asked.parameters},
+            graders={g.name: grader_facts(g, "gold" if g is gold else "monitor") for g in [*panel.graders, gold]},
+            data=asked_data(wanted),
+        )
+        # an endpoint computes elsewhere, and needs no torch here
+        with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
+            prove_arm(this, "model", asked, recipe, wanted, panel, watch)
+        this.record(judges=judge_costs(panel.all()))
+        rows = {"model": arm_rows(this, "model", wanted)}
+        return summarised(this, recipe, wanted, rows, costs={"model": proof_costs(this.facts, "model")})
+
+
+def subject(model: str, recipe: Recipe) -> Asked:
+    """Who is meant by a model's name: an endpoint (`http://host/v1#model`), an arm of a run (`runs/x@hybrid`), or a model.
+
+    An arm of a run brings along what its rewards were, so that no judge is its own reward. Raises `UsageError`, `ModelError`.
+    """
+    from temper.models.resolve import resolve
+
+    if model.startswith(REMOTE):
+        return _endpoint(model, recipe.prove)
+    folder, _, arm = model.rpartition("@")
+    if folder and (Path(folder) / "run.json").is_file():
+        return _arm(Path(folder), arm, recipe)
+    if (Path(model) / "run.json").is_file():
+        arms = list(read_json(Path(model) / "run.json")["arms"])
+        raise UsageError(f"{model}: is a run, not a model; name one of its arms, as in {model}@{arms[-1]}: {', '.join(arms)}")
+    source = resolve(model)
+    sampler = partial(local_sampler, Checkpoint(source.folder), recipe)
+    return Asked(source.sha256, sampler, source.parameters, sha256=source.sha256)
+
+
+def local_sampler(checkpoint: Checkpoint, recipe: Recipe) -> Sampler:
+    """A model on this machine, decoded as the recipe's proof says."""
+    from temper.models.load import load
+    from temper.models.local import Local
+
+    prove = recipe.prove
+    loaded = load(checkpoint, chat_template=recipe.chat_template)
+    return Local(loaded, prove.max_new_tokens, prove.temperature, prove.top_p, recipe.seed)
+
+
+def _endpoint(url: str, prove: Prove) -> Asked:
+    from temper.samplers.remote import Remote
+
+    address, _, name = url.partition("#")
+    if not name:
+        raise UsageError(f"{url}: no model named; write the endpoint as {address}#model-name")
+    remote = Remote(address, name, max_tokens=prove.max_new_tokens, temperature=prove.temperature, top_p=prove.top_p)
+    return Asked(url, lambda: remote, 0)
+
+
+def _arm(folder: Path, arm: str, recipe: Recipe) -> Asked:
+    from temper.models.resolve import resolve
+
+    facts = read_json(folder / "run.json")
+    if arm not in facts["arms"]:
+        raise UsageError(f"{folder} has no arm {arm!r}; its arms are {', '.join(facts['arms'])}")
+    source, stages = resolve(facts["model"]["name"]), facts["arms"][arm]
+    recipe = replace(recipe, chat_template=recipe.chat_template or facts["recipe"]["chat_template"])
+    if not stages:
+        return Asked(
+            source.sha256, partial(local_sampler, Checkpoint(source.folder), recipe), source.parameters, sha256=source.sha256
+        )
+    ends = [n for n, s in facts["stages"].items() if arm in s["arms"] and s["name"] == stages[-1]]
+    if not ends or not sealed(folder / "stages" / ends[-1]):
+        raise RunError(f"{folder}: arm {arm!r} is not trained to its end; run the recipe again first")
+    made = result_of(folder / "stages" / ends[-1], source.folder)
+    rewards = {n: g for n, g in facts["graders"].items() if g["role"] == "reward"}
+    sha = digest([source.sha256, ends[-1]])
+    return Asked(sha, partial(local_sampler, made, recipe), source.parameters, rewards, sha)
+
+
+def all_suites(recipe: Recipe) -> list[Suite]:
+    """What every arm is asked: the suites as they are, and what the recipe's rewrites and attacks make of them."""
+    prove = recipe.prove
+    plain = [suite(name, prove.cap(name)) for name in prove.suites]
+    return [*plain, *variants(plain, rewrites=prove.rewrites, attacks=prove.attacks, grid=prove.grid, seed=recipe.seed)]
+
+
+def suite(name: str, limit: int = 0) -> Suite:
+    """A suite by bundled name, file or dataset id; `limit` takes an even spread over the file, so that no category is cut off."""
+    examples = read(name)
+    if 0 < limit < len(examples):
+        examples = [examples[i * len(examples) // limit] for i in range(limit)]
+    short = Path(name).name.partition(".")[0] if "/" in name or "." in name else name
+    return Suite(short, tuple(examples))
+
+
+def load_gold(recipe: Recipe) -> Named:
+    """The judge of a proof. Raises `UsageError` for a grader whose column other metrics read on every row."""
+    gold = catalog.grader(recipe.prove.gold)
+    if gold.name in ALWAYS and gold.name != "harm":
+        raise UsageError(f"gold = {gold.name!r}: it measures something else of every row; choose a judge of harm, such as gold")
+    return gold
+
+
+def commit() -> str:
+    """The version-control commit of the working directory, `+` if it has uncommitted changes; empty outside a checkout."""
+    try:
+        named = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return named.stdout.strip()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One run at a time in a folder; the lock goes with the process, so a killed run leaves none behind."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"{folder}: another temper process is working there; wait for it, or give another --out") from None
+        yield
+
+
+def origin(recipe: Recipe, command: str, folder: Path) -> dict[str, Any]:
+    """What every run.json begins with: who asked for what, where, with which versions."""
+    return {
+        "name": folder.name,
+        "command": command,
+        "commit": commit(),
+        "seed": recipe.seed,
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "recipe": {**asdict(recipe), "stages": [asdict(s) for s in recipe.stages]},
+        "arms": {arm: list(names) for arm, names in recipe.arms.items()},
+    }
+
+
+def arm_rows(this: Run, arm: str, suites: Sequence[Suite]) -> list[Row]:
+    """What one arm answered, in the order of the suites."""
+    return [row for s in suites for row in read_rows(this.folder / "evals" / f"{s.name}@{arm}" / "rows.jsonl")]
+
+
+def summarised(
+    this: Run,
+    recipe: Recipe,
+    suites: Sequence[Suite],
+    rows: Mapping[str, Sequence[Row]],
+    *,
+    costs: Mapping[str, Any],
+    held_out: Collection[str] = (),
+    trained: Mapping[str, Trained] = MappingProxyType({}),
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """summary.json and the report, from rows and facts on disk; `told` is what only training knows."""
+    facts = this.facts
+    evidence = Evidence(
+        rows,
+        gold=catalog.short(recipe.prove.gold),
+        held_out=tuple(held_out),
+        graders={name: facts["graders"][name]["better"] for name in map(catalog.short, recipe.prove.graders)},
+        overlap=facts.get("overlap", {}),
+        costs=costs,
+        seed=recipe.seed,
+    )
+    summary = summarise(evidence, command=facts["command"], commit=facts["commit"], trained=trained)
+    write_json(this.folder / "summary.json", {**summary, **told})
+    this.record(finished=time.time())
+    build(this.folder)
+    this.note("finished", this.folder.name)
+    return this.folder
+
+
+def proof_costs(facts: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """What proving one arm took, over all its suites."""
+    evals = [v for k, v in facts.get("evals", {}).items() if k.rpartition("@")[2] == arm]
+    return {
+        "prove_seconds": sum(e["seconds"] for e in evals),
+        "prove_tokens": sum(e["prompt_tokens"] + e["completion_tokens"] for e in evals),
+        "prove_flops": sum(e["flops"] for e in evals),
+        "peak_memory_bytes": max((e["peak_memory_bytes"] for e in evals), default=None),
+    }
+
+
+def asked_data(suites: Sequence[Suite]) -> dict[str, Any]:
+    """What run.json says of each suite: its size, its content, where it comes from, what was done to it."""
+    return {s.name: {"n": len(s.examples), "fingerprint": fingerprint(s.examples), "how": list(s.how), **s.facts} for s in suites}
+
+
+@contextlib.contextmanager
+def computing(this: Run) -> Iterator[None]:
+    """Choose threads, cores and precision for what follows and note them in run.json.
+
+    A run that goes on keeps its number of threads, because products split otherwise round otherwise. Raises `UsageError` for a
+    wrong environment variable.
+    """
+    from temper.models import profile
+
+    chosen = profile.choose(recorded=this.facts.get("profile", {}).get("threads"))
+    this.record(profile=asdict(chosen))
+    with profile.applied(chosen):
+        yield
+
+
+def _tell(watch: Watch, label: str, started: float, done: int, total: int, rate: float) -> None:
+    watch(Progress(label, done, total, rate, (total - done) * (time.time() - started) / max(1, done)))
+
+
+def _proved(this: Run, each: Suite, arm: str, address: str) -> bool:
+    folder = this.folder / "evals" / f"{each.name}@{arm}"
+    return sealed(folder) and read_json(folder / "DONE")["address"] == _suite_address(address, each)
+
+
+def _suite_address(address: str, each: Suite) -> str:
+    return digest([address, each.name, each.how, fingerprint(each.examples)])
+
+
+def _set_aside_stale(folder: Path, address: str) -> None:
+    """Set aside the rows of another model or setting: a changed recipe in the same run folder asks again and loses nothing."""
+    meta = folder / "asked.json"
+    if meta.is_file() and read_json(meta)["address"] != address:
+        folder.rename(folder.with_name(f"{folder.name}.{read_json(meta)['address']}"))
+
+
+def _recorded_traces(facts: Mapping[str, Any]) -> set[str]:
+    """`Named.traces` of a grader as an earlier run wrote them down."""
+    return {facts["identity"], facts["weights"], *facts.get("inside", ())} - {""}
+
+
+def grader_facts(grader: Named, role: str) -> dict[str, Any]:
+    return {
+        "identity": grader.identity,
+        "weights": grader.weights,
+        "inside": sorted(grader.inside),
+        "better": grader.better,
+        "role": role,
+        "card": grader.card,
+    }
+
+
+def judge_costs(graders: Iterable[Named]) -> dict[str, Any]:
+    """What the calls of language-model judges took in this process, by name."""
+    spent = {g.name: getattr(g.grade, "ledger", None) for g in graders}
+    return {name: cost._asdict() for name, cost in spent.items() if cost is not None}
+
+
+def load_graders(recipe: Recipe) -> dict[str, Named]:
+    """Every grader that the recipe's stages and proof need, by the name the recipe uses; raises `UsageError` if two share one."""
+    standard = ALWAYS if recipe.prove.standard else OUTCOME
+    specs = dict.fromkeys([*standard, *(n for s in recipe.stages for n in s.graders()), *recipe.prove.graders])
+    loaded = {spec: catalog.grader(spec) for spec in specs}
+    names = [g.name for g in loaded.values()]
+    for spec, grader in loaded.items():
+        if names.count(grader.name) > 1:
+            raise UsageError(f"two graders are called {grader.name!r} (one is {spec}); rename one: columns go by name")
+    return loaded
+
+
+def result_of(stage: Path, base: Path) -> Checkpoint:
+    """What a stage folder holds: an adapter on the base, or all weights."""
+    final = stage / "checkpoint"
+    return Checkpoint(base, final) if (final / "adapter_config.json").is_file() else Checkpoint(final)
