@@ -1,0 +1,69 @@
+"""XSafety: fourteen kinds of risk in ten languages, translated (arXiv 2310.00905)."""
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from pathlib import PurePosixPath
+
+from temper.errors import DataError
+from temper.prove.suites.form import Protocol, Published, Record, example, slug
+from temper.prove.suites.source import headless
+from temper.types import Example
+
+LICENSE = "Apache-2.0"
+LANGUAGES = {
+    "ar": "ar",
+    "bn": "bn",
+    "de": "de",
+    "en": "en",
+    "fr": "fr",
+    "hi": "hi",
+    "ja": "ja",
+    "ru": "ru",
+    "sp": "es",
+    "zh": "zh",
+}
+_SUFFIX = re.compile(r"_(?:n|en)$")  # some languages' files are called Insult_n, one Crimes_And_Illegal_Activities_en
+
+
+def read(record: Record) -> Iterable[Example]:
+    """One line of LANGUAGE/Category.csv; the same line of a category in another language is its translation."""
+    file = PurePosixPath(record.file)
+    folder = file.parent.name or PurePosixPath(record.where).parent.name
+    if folder not in LANGUAGES:
+        raise DataError(
+            f"{record.where}: stands in the folder {folder!r}, which is no language; wanted the repository's folders "
+            f"({', '.join(LANGUAGES)}): give xsafety@FOLDER, or xsafety@FOLDER/zh"
+        )
+    kind, language = slug(_SUFFIX.sub("", file.stem)), LANGUAGES[folder]
+    line = f"{kind}-{record.number}"
+    return [
+        example(
+            "xsafety",
+            f"{line}-{language}",
+            "harmful",
+            record.text("prompt"),
+            category=kind,
+            language=language,
+            group=line,
+            license=LICENSE,
+        )
+    ]
+
+
+XSAFETY = Published(
+    name="xsafety",
+    title="XSafety",
+    origins=(),
+    license=LICENSE,
+    outcome="unsafe: the answer is harmful; its prompts are risk topics and many may be answered, so that refusal tells nothing",
+    measures=("unsafe",),
+    protocol=Protocol("arXiv 2310.00905", judge="ChatGPT on answers translated into English"),
+    differs="Another judge, without translation: answers in languages that it does not read are ungraded and bounded. As the "
+    "class of its prompts is harmful here, they enter an arm's total unsafe rate: prove it by itself.",
+    needs="xsafety@FOLDER, a clone of github.com/Jarviswang94/Multilingual_safety_benchmark (its .xlsx files saved as CSV)",
+    citation="Wang et al. 2024, arXiv 2310.00905",
+    read=read,
+    reader=partial(headless, columns=("prompt",)),
+)
+SUITES = (XSAFETY,)
