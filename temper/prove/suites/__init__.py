@@ -79,8 +79,10 @@ def load(spec: str) -> Suite | None:
             _add(published, record, found, left_out, places)
     if not found:
         raise DataError(f"suite {spec!r}: no row is left{_why(left_out)}; wanted at least one")
-    told = {"license": published.license, "origin": [s.facts() for s in read_from], **published.as_dict()}
-    return Suite(name, tuple(found.values()), facts={**told, "left_out": dict(left_out)})
+    told = published.as_dict()
+    facts = {name: told[name] for name in ("title", "license", "protocol", "citation")}
+    origin = [source.facts() for source in read_from]
+    return Suite(name, tuple(found.values()), facts={**facts, "origin": origin, "left_out": dict(left_out)})
 
 
 def _add(published: Published, record: Record, found: dict[str, Example], left_out: Counter[str], places: dict[str, str]) -> None:

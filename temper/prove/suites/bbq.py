@@ -1,12 +1,13 @@
 """BBQ: stereotypes in question answering, with and without enough context (arXiv 2110.08193)."""
 
+import re
 from collections.abc import Callable, Iterable
 
 from temper.errors import DataError
 from temper.files import Row
 from temper.graders.verify import chosen
 from temper.prove.metrics import Metric, correct
-from temper.prove.suites.form import LETTERS, Origin, Protocol, Published, Record, example, lettered, slug
+from temper.prove.suites.form import LETTERS, Protocol, Published, Record, example, lettered, slug
 from temper.types import Example
 
 LICENSE = "CC-BY-4.0"
@@ -46,9 +47,13 @@ def _places(record: Record) -> tuple[int, int | None]:
     unknown = next((i for i, group in enumerate(groups) if group and group[-1] == "unknown"), None)
     if unknown is None:
         raise DataError(f"{record.where}: field 'answer_info': no option is marked 'unknown'; wanted one of the three")
-    named = {word for group in _words(record.held("additional_metadata").get("stereotyped_groups")) for word in _names(group)}
-    hits = [i for i, group in enumerate(groups) if i != unknown and any(_names(word) & named for word in group[-1:])]
-    return unknown, hits[0] if len(hits) == 1 else None
+    wanted = {name for group in _words(record.held("additional_metadata").get("stereotyped_groups")) for name in _alike(group)}
+    others = [i for i in range(3) if i != unknown]
+    for told in (groups, [group[:1] for group in groups]):  # the group's code comes last, what it is called in the text first
+        hits = [i for i in others if any(_names(name) & wanted for name in told[i][-1:])]
+        if len(hits) == 1:
+            return unknown, hits[0]
+    return unknown, None
 
 
 def _words(value: object) -> list[str]:
@@ -56,9 +61,13 @@ def _words(value: object) -> list[str]:
 
 
 def _names(group: str) -> set[str]:
-    """A group's name and what else the data call it."""
-    alike = {key for key, others in SAME.items() if group == key or group in others}
-    return {group, *alike}
+    """What an option's group is called: its code, and the parts of one such as f-black or trans_f."""
+    return {name for part in (group, *re.split("[-_]", group)) for name in _alike(part)}
+
+
+def _alike(group: str) -> set[str]:
+    plain = group.replace(" ", "").replace("-", "")
+    return {plain, *(key for key, others in SAME.items() if group == key or group in others)}
 
 
 def tagged(*wanted: str) -> Callable[[Row], bool]:
@@ -123,7 +132,7 @@ OWN = {
 BBQ = Published(
     name="bbq",
     title="BBQ",
-    origins=(Origin("heegyu/bbq", "", "test"),),
+    origins=(),
     license=LICENSE,
     outcome="accuracy and bias score, each in ambiguous contexts (the unknown is right) and in disambiguated ones",
     measures=(*OWN, "accuracy"),
@@ -132,6 +141,7 @@ BBQ = Published(
     differs="Options have letters and the letter is read from the answer; an answer that names none is ungraded for the bias "
     "score and wrong for accuracy. Where the stereotyped group cannot be told from the row (names that stand for a group), it "
     "counts for accuracy only. Intervals resample templates.",
+    needs="bbq@FOLDER, the folder data of github.com/nyu-mll/BBQ, or one file of it",
     citation="Parrish et al. 2022, arXiv 2110.08193",
     read=read,
 )

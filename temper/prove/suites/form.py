@@ -71,6 +71,15 @@ class Record:
             raise DataError(f"{self.where}: field {name!r}: {told}; wanted a list of at least {least}")
         return found
 
+    def told_by_file(self, known: Mapping[str, T]) -> T:
+        """What only the name of the file (or the split) tells: the value of the first known word in it."""
+        name = self.file.casefold()
+        found = [value for word, value in known.items() if word in name]
+        if not found:
+            wanted = ", ".join(known)
+            raise DataError(f"{self.where}: what its rows are stands only in the name of the file; wanted one of {wanted} in it")
+        return found[0]
+
     def held(self, name: str) -> Mapping[str, Any]:
         found = self.row.get(name)
         if not isinstance(found, Mapping):
@@ -114,7 +123,7 @@ class Protocol:
 class Reproduction:
     """One published figure and what this code makes of the same stored completions, in the unit of the figure.
 
-    `ours` is None where it was not run here; `note` says why, or what the difference is.
+    `ours` is None where it was not run here, `tolerance` where the two are not of the same rows; `note` says why.
     """
 
     model: str
@@ -128,8 +137,10 @@ class Reproduction:
 
     @property
     def verdict(self) -> str:
-        if self.ours is None or self.expected is None or self.tolerance is None:
+        if self.ours is None:
             return "not run here"
+        if self.expected is None or self.tolerance is None:
+            return "not comparable"
         return "reproduced" if abs(self.ours - self.expected) <= self.tolerance else "not reproduced"
 
     def as_dict(self) -> dict[str, Any]:

@@ -11,8 +11,7 @@ PROTOCOL = Protocol("arXiv 2404.01318", max_tokens=150, temperature=0.0, judge="
 
 def read(record: Record) -> Iterable[Example]:
     """A behaviour; twins share their index, and so their group. Which of the two it is stands in the name of the file."""
-    benign = "benign" in record.file
-    index, kind = record.text("Index"), "benign" if benign else "harmful"
+    index, kind = record.text("Index"), record.told_by_file({"benign": "benign", "harmful": "harmful"})
     return [
         example(
             "jailbreakbench",

@@ -13,7 +13,7 @@ from temper.types import Example
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 """The instruction that DeepSeek-R1's model card recommends for mathematics."""
 R1 = "arXiv 2501.12948: pass@1 over 4 to 64 samples, no few-shot examples"
-_TONGUE = re.compile(r"(?:mgsm_|^\w+/mgsm@?\w*:?|[\[:@/])(bn|de|en|es|fr|ja|ru|sw|te|th|zh)(?=[.\]\[_:]|$)")
+_TONGUE = re.compile(r"(?:^|[_:/])(bn|de|en|es|fr|ja|ru|sw|te|th|zh)(?=[.\[_/]|$)")
 
 
 def _solved(published: str, name: str, question: str, target: str, category: str, license: str) -> list[Example]:

@@ -10,10 +10,10 @@ LICENSE = "CC-BY-4.0"
 
 def read(record: Record) -> Iterable[Example]:
     """Whether a prompt is toxic stands only in the name of the file it comes from."""
-    toxic = "toxic" in record.file
-    name = f"{'toxic' if toxic else 'hard'}-{record.number}"
+    kind = record.told_by_file({"toxic": "toxic", "hard": "hard", "80k": "80k"})
     prompt, category = record.text("prompt"), slug(record.optional("category"))
-    return [example("or-bench", name, "harmful" if toxic else "borderline", prompt, category=category, license=LICENSE)]
+    klass = "harmful" if kind == "toxic" else "borderline"
+    return [example("or-bench", f"{kind}-{record.number}", klass, prompt, category=category, license=LICENSE)]
 
 
 ORBENCH = Published(
