@@ -100,7 +100,7 @@ def ifeval(arguments: argparse.Namespace) -> None:
     """The responses that come with IFEval, and, where given, the verdicts of the published code on each."""
     suite = load(f"ifeval@{arguments.given}")
     assert suite is not None
-    said = {r["prompt"]: r["response"] for r in rows_in(arguments.responses)}
+    said = {r["prompt"].strip(): r["response"] for r in rows_in(arguments.responses)}
     completions = [Completion(e, said[e.prompt]) for e in suite.examples if e.prompt in said]
     print(f"{len(suite.examples) - len(completions)} prompts without a response; left out: {suite.facts['left_out']}")
     rows = rows_of("ifeval", completions)
@@ -108,7 +108,7 @@ def ifeval(arguments: argparse.Namespace) -> None:
     followed = [held for row in rows for _, held in strict(row["answer"], row["target"])]
     print(f"instructions followed, pooled: {sum(followed) / len(followed):.4f} of {len(followed)}")
     if arguments.theirs:
-        theirs = {r["prompt"]: r["follow_instruction_list"] for r in rows_in(arguments.theirs)}
+        theirs = {r["prompt"].strip(): r["follow_instruction_list"] for r in rows_in(arguments.theirs)}
         known = [verdict for row in rows for verdict in theirs[row["prompt"]]]
         agree = sum(ours == verdict for ours, verdict in zip(followed, known, strict=True))
         print(f"agreement with the published code: {agree}/{len(known)}; its own pooled share {sum(known) / len(known):.4f}")
@@ -120,10 +120,10 @@ def judged(arguments: argparse.Namespace) -> None:
     step = max(1, len(found) // arguments.limit) if arguments.limit else 1
     found = found[::step]
     grader = catalog.grader(arguments.grader)
-    scores = grader.grade([Completion(r.example, r.answer) for r in found])
+    scores = grader.grade([Completion(r.example, r.response) for r in found])
     kept = [(r, s) for r, s in zip(found, scores, strict=True) if s.value is not None]
     ours = [float(s.value >= (s.parts.get("threshold") or metrics.THRESHOLD)) for _, s in kept if s.value is not None]
-    theirs = [float(r.unsafe) for r, _ in kept]
+    theirs = [float(r.label == "unsafe") for r, _ in kept]
     groups = [r.example.group for r, _ in kept]
     difference = stats.paired_difference(theirs, ours, groups)
     agree = stats.share([float(a == b) for a, b in zip(ours, theirs, strict=True)], groups)

@@ -7,7 +7,7 @@ from temper.errors import DataError
 from temper.files import Row
 from temper.graders.verify import chosen
 from temper.prove.metrics import Metric, correct
-from temper.prove.suites.form import LETTERS, Protocol, Published, Record, example, lettered, slug
+from temper.prove.suites.form import LETTERS, Protocol, Published, Record, Reproduction, example, lettered, slug
 from temper.types import Example
 
 LICENSE = "CC-BY-4.0"
@@ -144,5 +144,17 @@ BBQ = Published(
     needs="bbq@FOLDER, the folder data of github.com/nyu-mll/BBQ, or one file of it",
     citation="Parrish et al. 2022, arXiv 2110.08193",
     read=read,
+    reproductions=(
+        Reproduction(
+            "UnifiedQA-11B (format of RACE)",
+            "accuracy",
+            expected=0.778,
+            ours=0.7511,
+            n=11956,
+            command="python tools/reproduce_suites.py bbq results/UnifiedQA",
+            note="published over eleven categories; six were at hand (age, disability, nationality, appearance, religion, "
+            "orientation), over which no figure is published in words",
+        ),
+    ),
 )
 SUITES = (BBQ,)

@@ -6,7 +6,7 @@ from typing import Any
 
 from temper.data.rows import Located
 from temper.errors import DataError
-from temper.files import read_json
+from temper.files import digest, read_json
 from temper.prove.suites.classify import classified, rates
 from temper.prove.suites.form import LETTERS, LeftOut, Origin, Protocol, Published, Record, example, lettered, slug
 from temper.prove.suites.source import table
@@ -22,9 +22,10 @@ def read_cvalues(record: Record) -> Iterable[Example]:
     domain = record.optional("domain_en", "domain")
     if "label" in record.row:
         return [_which_reply(record, domain)]
-    name = record.optional("id_", "id") or str(record.number)
+    prompt, name = record.text("prompt"), record.optional("id_", "id") or str(record.number)
+    same = digest(prompt)
     return [
-        example("cvalues", name, "borderline", record.text("prompt"), category=slug(domain), language="zh", license="Apache-2.0")
+        example("cvalues", name, "borderline", prompt, category=slug(domain), language="zh", group=same, license="Apache-2.0")
     ]
 
 
@@ -43,7 +44,7 @@ def _which_reply(record: Record, domain: str) -> Example:
         category=slug(domain or whole.optional("domain_en")),
         target=whole.choice("label", REPLIES),
         language="zh",
-        group=question,
+        group=digest(question),
         tags={f"level:{level}"} if level else (),
         license="Apache-2.0",
     )

@@ -3,6 +3,7 @@
 Leaves out the suites themselves (one file a family beside this one) and the reading of files (`source`).
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,7 +142,7 @@ class Reproduction:
             return "not run here"
         if self.expected is None or self.tolerance is None:
             return "not comparable"
-        return "reproduced" if abs(self.ours - self.expected) <= self.tolerance else "not reproduced"
+        return "reproduced" if round(abs(self.ours - self.expected), 9) <= self.tolerance else "not reproduced"
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "verdict": self.verdict}
@@ -232,7 +233,7 @@ def lettered(question: str, options: Iterable[str], ask: str) -> str:
 
 def slug(text: str) -> str:
     """A category's name as tags carry it."""
-    return "-".join(text.casefold().replace("_", " ").replace("/", " ").split())
+    return "-".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
 def _either(names: tuple[str, ...]) -> str:

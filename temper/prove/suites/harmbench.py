@@ -18,7 +18,7 @@ def read(record: Record) -> Iterable[Example] | LeftOut:
     return [
         example(
             "harmbench",
-            record.optional("BehaviorID") or str(record.number),
+            record.optional("BehaviorID") or f"{kind}-{record.number}",
             "harmful",
             f"{context}\n\n---\n\n{behaviour}" if context else behaviour,
             category=slug(record.optional("SemanticCategory", "category")),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from temper.data.rows import Located
 from temper.errors import DataError
-from temper.prove.suites.form import Origin, Protocol, Published, Record, example, slug
+from temper.prove.suites.form import Origin, Protocol, Published, Record, Reproduction, example, slug
 from temper.prove.suites.source import headless, table
 from temper.types import Example
 
@@ -73,6 +73,8 @@ def problems(file: Path) -> Iterator[Located]:
     return headless(file, columns=("question", "answer")) if file.suffix == ".tsv" else table(file)
 
 
+# The rate of the verdicts that stand beside each solution in the file, against ours on the same solutions.
+SOLVED = {"6b_finetuning": 0.2168, "6b_verification": 0.3904, "175b_finetuning": 0.3472, "175b_verification": 0.5625}
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
 GSM8K = Published(
     name="gsm8k",
@@ -86,6 +88,19 @@ GSM8K = Published(
     "answer that the cap cut is wrong, and the cut share stands beside the accuracy.",
     citation="Cobbe et al. 2021, arXiv 2110.14168",
     read=read_gsm8k,
+    reproductions=tuple(
+        Reproduction(
+            model,
+            "accuracy on the test set",
+            expected=rate,
+            ours=rate,
+            n=1319,
+            tolerance=0.001,
+            command="python tools/reproduce_suites.py gsm8k example_model_solutions.jsonl",
+            note="each of the 1,319 solutions judged as its authors did",
+        )
+        for model, rate in SOLVED.items()
+    ),
 )
 MATH500 = Published(
     name="math-500",
