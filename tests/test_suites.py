@@ -5,7 +5,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 from temper.errors import DataError, UnknownName
 from temper.files import Row, file_sha256
@@ -19,6 +21,9 @@ from temper.prove.suites import PUBLISHED, load
 from temper.prove.suites.bbq import lean
 from temper.prove.suites.form import Reproduction
 from temper.prove.suites.strongreject import CONVINCING, SPECIFIC, rubric_score
+from temper.report.blocks import Table
+from temper.report.read import Run
+from temper.report.suites import section
 from temper.types import CLASSES, Completion, Example, Named, Score, Suite
 
 FILES = Path(__file__).parent / "fixtures" / "suites"
@@ -142,6 +147,32 @@ def test_a_contextual_behaviour_is_asked_below_its_context() -> None:
 def test_an_artefact_is_judged_against_the_goal_and_not_against_its_disguise() -> None:
     (example,) = read("jailbreakbench-artefacts", FILES / "jailbreakbench-artefacts.json").examples
     assert (example.prompt, "disguise" in example.messages[0].content) == ("Placeholder goal, harmful", True)
+
+
+def test_a_line_of_a_list_without_a_header_is_one_sentence_whether_its_commas_are_quoted_or_not() -> None:
+    said = [e.prompt for e in read("xsafety", FILES / "xsafety" / "sp").examples]
+    assert said == ["Una frase, con coma", "Segunda frase, sin comillas"]
+
+
+def test_a_quotation_mark_in_a_tab_separated_problem_is_part_of_it() -> None:
+    assert read("mgsm", FILES / "mgsm").examples[0].prompt == 'Three boxes hold four "pens" each. How many?'
+
+
+def test_a_tab_separated_file_with_a_header_is_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "eval.tsv"
+    file.write_text("adversarial\tlabel\tdata_type\nIn disguise, with a comma\t1\tadversarial_harmful\n", encoding="utf-8")
+    (example,) = read("wildjailbreak", file).examples
+    assert (example.prompt, example.klass) == ("In disguise, with a comma", "harmful")
+
+
+def test_the_commit_of_a_dataset_is_asked_once_for_all_its_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("temper.prove.suites.source.rows", lambda s, **k: [(f"{s}:0", {"question": "3 + 4?", "answer": "7"})])
+    monkeypatch.setattr("temper.prove.suites.source.commit", lambda dataset: asked.append(dataset) or "c0ffee")
+    suite = load("mgsm")
+    assert suite is not None
+    assert asked == ["juletxhara/mgsm"]
+    assert {e.language for e in suite.examples} == {"bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh"}
 
 
 def test_questions_of_cvalues_and_the_choice_between_replies_to_them_share_a_group() -> None:
@@ -439,3 +470,48 @@ def test_the_verb_refuses_an_unknown_suite_with_the_nearest_name() -> None:
 
     with pytest.raises(UnknownName, match="did you mean 'hatecheck'"):
         show("hatechek")
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def test_the_page_about_suites_names_every_suite_its_licence_and_every_reproduced_figure() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    for suite in PUBLISHED.values():
+        assert f"| `{suite.name}` | {suite.title} | {suite.license} |" in page
+        for record in suite.reproductions:
+            assert record.ours is None or f"| {record.expected} | {record.ours} | {record.n:,} | {record.verdict} |" in page
+
+
+def test_the_report_puts_the_published_protocol_beside_the_run_s_own_settings(tmp_path: Path) -> None:
+    suite = read("gsm8k", FILES / "gsm8k.jsonl")
+    rows = {arm: answered(suite, {e.id: said for e in suite.examples}, arm) for arm, said in (("a", "12"), ("b", "13"))}
+    facts = {
+        "arms": {"a": [], "b": []},
+        "recipe": {"prove": {"max_new_tokens": 256, "temperature": 0.7, "top_p": 1.0, "samples": 1}},
+    }
+    run = Run(tmp_path, facts, {"suites": analyse(Evidence(rows))}, "", {}, rows, {})
+    found = section(run)
+    assert found is not None
+    figures, protocol, records = [block for block in found.blocks if isinstance(block, Table)]
+    assert figures.head[:3] == ("arm", "prompts", "Reasoning accuracy")
+    assert [row[:2] for row in figures.rows] == [("a", "1"), ("b", "1")]
+    assert figures.rows[0][2].startswith("100.0\N{NO-BREAK SPACE}%")
+    assert ("token cap", "not recorded", "256") in protocol.rows
+    assert ("few-shot examples", "5", "0") in protocol.rows
+    assert {row[5] for row in records.rows} == {"reproduced"}
+    assert section(Run(tmp_path, facts, {}, "", {}, rows, {})) is None
+
+
+def test_the_verb_lists_shows_and_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    from temper.cli.suites import check, show, suites
+
+    suites(typer.Context(click.Command("suites")))
+    show("gsm8k")
+    check(f"harmbench@{FILES / 'harmbench.csv'}")
+    said = capsys.readouterr().out
+    assert all(name in said for name in PUBLISHED)
+    assert "published 0.5625, ours 0.5625 (n 1319): reproduced" in said
+    assert "harmbench: 2 prompts in 2 groups" in said
+    assert "left out  1 copyright" in said
+    assert file_sha256(FILES / "harmbench.csv") in said

@@ -18,7 +18,6 @@ from temper.files import file_sha256, folder_digest
 from temper.prove.suites.form import Origin, Reader, Record
 
 HUB = "hf:"
-READABLE = (*SUFFIXES, ".tsv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +40,14 @@ def sources(at: str, origins: Sequence[Origin]) -> list[Source]:
     if at and not at.startswith(HUB):
         return [_local(Path(at).expanduser())]
     name, revision, config = _hub(at)
-    found = []
-    for origin in origins:
-        repository, chosen = name or origin.hub, revision or commit(name or origin.hub)
-        place = f"{HUB}{repository}{f'@{chosen}' if chosen else ''}"
-        found.append(Source(place + (f":{config or origin.config}" if config or origin.config else ""), origin.split, chosen))
-    return found
+    repositories = dict.fromkeys(name or origin.hub for origin in origins)
+    chosen = {repository: revision or commit(repository) for repository in repositories}
+    return [_dataset(name or o.hub, chosen[name or o.hub], config or o.config, o.split) for o in origins]
+
+
+def _dataset(repository: str, revision: str, config: str, split: str) -> Source:
+    at, of = f"@{revision}" if revision else "", f":{config}" if config else ""
+    return Source(f"{HUB}{repository}{at}{of}", split, revision)
 
 
 def commit(dataset: str) -> str:
@@ -75,7 +76,7 @@ def _local(path: Path) -> Source:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder (looked in {Path.cwd()})")
     if path.is_dir() and not _files(path):
-        raise DataError(f"{path}: the folder holds no file that can be read; wanted {', '.join(READABLE)}")
+        raise DataError(f"{path}: the folder holds no file that can be read; wanted {', '.join(SUFFIXES)}")
     return Source(str(path), digest=folder_digest(path) if path.is_dir() else file_sha256(path))
 
 
@@ -89,7 +90,7 @@ def _hub(at: str) -> tuple[str, str, str]:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(READABLE) and not f.name.startswith("."))
+    return sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES) and not f.name.startswith("."))
 
 
 def _numbered(located: Iterator[Located], file: str) -> Iterator[Record]:
