@@ -80,7 +80,7 @@ def run(
 
 
 def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watch) -> Path:
-    from temper.models.resolve import resolve
+    from temper.models.resolve import count_parameters, resolve
 
     suites = all_suites(recipe)
     for stage in recipe.stages:
@@ -122,10 +122,11 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     with computing(this):
         for chain in chains:
             stage = recipe.stage(chain.names[-1])
-            known = replace(context, earlier=_earlier(chain, chains, recipe))
+            size = count_parameters(made[chain.names[:-1]].base)  # a student may be of another size than the base
+            known = replace(context, parameters=size, earlier=_earlier(chain, chains, recipe))
             made[chain.names] = train_stage(this, chain, stage, made[chain.names[:-1]], recipe, known)
         for arm, names in recipe.arms.items():
-            asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
+            asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), count_parameters(made[names].base))
             prove_arm(this, arm, asked, recipe, suites, panel, watch)
     this.record(judges=judge_costs([*graders.values(), gold]))
     return finish(this, recipe, chains, suites, panel, monitor)
@@ -224,6 +225,8 @@ def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, re
         this.record(stages={folder.name: {"kind": stage.kind, "name": stage.name, "arms": _arms_of(recipe, chain), **known}})
     if stage.kind == "harvest":
         return handed_on(folder, start, context.base or start)
+    if stage.kind == "sample":
+        return start
     return result_of(folder, start.base)
 
 

@@ -199,7 +199,7 @@ def _arms(table: Any, stages: list[str], where: str) -> dict[str, tuple[str, ...
 
 
 def _harvests_make_sense(stages: tuple[StageSpec, ...], arms: Mapping[str, tuple[str, ...]], where: str) -> None:
-    """A harvest needs rollouts before it and a stage that uses it after it; an sft stage on harvested rows, their harvest."""
+    """A harvest needs answers before it and a stage that uses it after it; an sft stage on harvested rows, their harvest."""
     by_name = {s.name: s for s in stages}
     for arm, names in arms.items():
         inside = [by_name[n] for n in names]
@@ -211,8 +211,8 @@ def _harvests_make_sense(stages: tuple[StageSpec, ...], arms: Mapping[str, tuple
 
 
 def _harvest_has_its_place(stage: Harvest, before: list[StageSpec], after: list[StageSpec], where: str) -> None:
-    if not any(s.kind == "grpo" for s in before):
-        raise RecipeError(f"{where}: no grpo stage stands before {stage.name!r}, which reads rollouts")
+    if not any(s.kind in ("grpo", "sample") for s in before):
+        raise RecipeError(f"{where}: no grpo or sample stage stands before {stage.name!r}, which reads their answers")
     if not after:
         add = f'add an sft stage with data = "{MADE}{stage.name}"'
         raise RecipeError(f"{where} ends with {stage.name!r}, which trains nothing; {add}")
