@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin
 
+import temper
 from temper import registry
 from temper.errors import RecipeError, UnknownName, nearest
 from temper.train.harvest import MADE, Harvest
@@ -104,6 +105,25 @@ class Recipe:
 
     def _order(self, name: str) -> int:
         return [s.name for s in self.stages].index(name)
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with temper, by name: inside an installed package, or beside it in a checkout."""
+    package = Path(temper.__file__).parent
+    inside = package / "recipes"
+    folder = inside if inside.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_recipe(given: str) -> Path:
+    """A recipe file by its path or by the name of one that ships. Raises `RecipeError` for a bare name that nothing has."""
+    path = Path(given)
+    if path.is_file() or path.suffix == ".toml" or path.parent != Path():
+        return path
+    known = shipped()
+    if given not in known:
+        raise RecipeError(f"{given}: no recipe of this name ships, and there is no such file; {nearest(given, known)}")
+    return known[given]
 
 
 def read_recipe(path: Path) -> Recipe:
