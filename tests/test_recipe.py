@@ -47,7 +47,7 @@ def test_shared_prefixes_are_trained_once_and_parents_first() -> None:
         (with_(bse="x"), r"recipe: unknown key 'bse'; did you mean 'base'"),
         (with_(stage=[{"kind": "sft", "epoch": 2}]), r"stage 1 \(sft\): unknown key 'epoch'; did you mean 'epochs'"),
         (with_(stage=[{"kind": "grp"}]), r"kind = 'grp' is not a stage; did you mean 'grpo'"),
-        (with_(stage=[{"data": "cold-start"}]), r"stage 1: no `kind`; wanted one of grpo, harvest, sft"),
+        (with_(stage=[{"data": "cold-start"}]), r"stage 1: no `kind`; wanted one of grpo, harvest, sample, sft"),
         (with_(stage=[{"kind": "sft"}, {"kind": "sft"}]), r"two stages are called 'sft'"),
         (with_(arms={"x": ["sfft"]}), r"arm 'x' uses stage 'sfft', which is not defined; did you mean 'sft'"),
         (with_(arms={"x": "sft"}), r"arm 'x' is 'sft'; wanted a list"),
