@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from temper.prove import published
+from temper.prove import cost, published
 from temper.prove.evidence import Evidence
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {"suites": published.analyse}
+ANALYSES: Mapping[str, Analysis] = {"suites": published.analyse, "cost": cost.analyse}

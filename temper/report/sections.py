@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from temper.report import suites
+from temper.report import price, suites
 from temper.report.blocks import Section
 from temper.report.read import Run
 
-SECTIONS: Sequence[Callable[[Run], Section | None]] = (suites.section,)
+SECTIONS: Sequence[Callable[[Run], Section | None]] = (suites.section, price.section)
 """Each from a run to its section, None where the run has nothing to tell about it."""
