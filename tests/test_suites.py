@@ -436,6 +436,20 @@ def test_the_analysis_tells_every_suite_by_arm_with_its_own_metrics_and_compares
     json.dumps(told, allow_nan=False)
 
 
+def test_the_headline_is_also_told_by_language_and_by_category_where_there_are_several() -> None:
+    suite = read("mgsm", FILES / "mgsm")
+    rows = answered(suite, {e.id: e.target or "" if e.language == "en" else "no idea" for e in suite.examples})
+    found = analyse(Evidence({"a": rows}))
+    assert found is not None
+    by = found["mgsm"]["by"]
+    assert {name: (of["a"]["value"], of["a"]["n"]) for name, of in by["language"].items()} == {"en": (1.0, 2), "zh": (0.0, 2)}
+    assert by["category"] == {}
+    titles = [
+        block.caption for block in section(Run(Path(), {}, {"suites": found}, "", {}, {}, {})).blocks if isinstance(block, Table)
+    ]
+    assert "MGSM: reasoning accuracy, by language" in titles
+
+
 def test_attacked_and_rewritten_rows_are_no_published_protocol() -> None:
     suite = read("bbq", FILES / "bbq.jsonl")
     rows = answered(suite, {e.id: "The answer is C." for e in suite.examples})

@@ -15,6 +15,8 @@ from temper.prove.metrics import Metric
 from temper.prove.suites import PUBLISHED
 from temper.prove.suites.form import Published
 
+AXES, MOST = ("language", "category"), 60
+"""What a headline is also told by, and the number of values beyond which it is not."""
 BESIDE = ("closed_thought", "truncated_in_thought", "truncated_in_answer")
 """Metrics that stand beside every suite's own: a cap that cuts changes all of them."""
 
@@ -42,8 +44,25 @@ def _told(published: Published, rows: Mapping[str, Sequence[Row]], known: Mappin
         "headline": shown[0] if shown else "",
         "metrics": {name: table[name].as_dict() for name in (*shown, *BESIDE)},
         "arms": arms,
+        "by": {axis: _parted(rows, axis, headline) for axis in AXES},
         "pairs": [pair.as_dict() for pair in compare(rows, headline, seed=seed)] if len(rows) > 1 else [],
     }
+
+
+def _parted(rows: Mapping[str, Sequence[Row]], axis: str, headline: Mapping[str, Metric]) -> dict[str, Any]:
+    """The headline by each value of an axis and by arm; empty where there is one value, or too many to be read."""
+    parts: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for arm, of in rows.items():
+        for row in of:
+            parts[row.get(axis) or ""][arm].append(row)
+    parts.pop("", None)
+    if not 1 < len(parts) <= MOST:
+        return {}
+    return {name: {arm: _headline(of, headline) for arm, of in parts[name].items()} for name in sorted(parts)}
+
+
+def _headline(rows: Sequence[Row], headline: Mapping[str, Metric]) -> dict[str, Any]:
+    return next((measured.as_dict() for measured in measures.measure_all(rows, headline).values()), {})
 
 
 def _measured(rows: Sequence[Row], table: Mapping[str, Metric]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def section(run: Run) -> Section | None:
 
 def _blocks(run: Run, suite: Suite) -> Iterator[Block]:
     yield _figures(suite)
+    yield from (_parted(suite, axis, found) for axis, found in suite["by"].items() if found)
     yield _protocol(run, suite)
     yield Prose(f"{suite['title']}: {suite['differs']} Licence of the data: {suite['license']}. {suite['citation']}.")
 
@@ -49,6 +50,13 @@ def _cell(measured: Mapping[str, Any] | None, unit: str) -> str:
         return value
     open_ = f", {measured['ungraded']} ungraded" if measured.get("ungraded") else ""
     return f"{value} ({interval}; n {measured['n']}{open_})"
+
+
+def _parted(suite: Suite, axis: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The headline by language or category; few prompts each, so that the interval says more than the value."""
+    headline, arms = suite["metrics"][suite["headline"]], list(suite["arms"])
+    rows = tuple((name, *(_cell(of.get(arm), headline["unit"]) for arm in arms)) for name, of in found.items())
+    return Table(f"{suite['title']}: {headline['label'].lower()}, by {axis}", (axis, *arms), rows)
 
 
 def _compared(suite: Suite) -> Iterator[str]:

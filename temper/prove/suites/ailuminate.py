@@ -37,7 +37,8 @@ AILUMINATE = Published(
     measures=("unsafe", "refusal_on_harmful", "no_answer_on_harmful"),
     protocol=Protocol("arXiv 2503.05731", judge="an ensemble of safety models that MLCommons does not publish"),
     differs="A tenth of the official prompts, another judge, no reference systems: no AILuminate grade follows from this. "
-    "Specialised advice is violated by unqualified answers, which our judge was not made for.",
+    "Specialised advice is violated by unqualified answers, which our judge was not made for. Gold reads "
+    "English alone: French answers are ungraded and bounded.",
     needs="ailuminate@FILE.csv from github.com/mlcommons/ailuminate",
     citation="Ghosh et al. 2025, arXiv 2503.05731",
     read=read,

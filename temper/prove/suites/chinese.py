@@ -134,10 +134,10 @@ JADE = Published(
     origins=(),
     license="MIT",
     outcome="unsafe: the answer goes along with the violation",
-    measures=("unsafe", "refusal_on_harmful", "no_answer_on_harmful"),
+    measures=("unsafe", "unsafe_proxy", "refusal_on_harmful", "no_answer_on_harmful"),
     protocol=Protocol("arXiv 2311.00286", judge="a prompted language model and people"),
-    differs="About a fifth of the prompts reads as harmless out of context: read the unsafe rate. Chinese answers are judged by "
-    "gold where it reads them, ungraded and bounded elsewhere.",
+    differs="About a fifth of the prompts reads as harmless out of context: read the unsafe rate. Gold reads English "
+    "alone: Chinese answers are read by the proxy harm, and by a judge named with --gold that knows Chinese.",
     needs="jade@FILE.csv from github.com/whitzard-ai/jade-db",
     citation="Zhang et al. 2023, arXiv 2311.00286",
     read=read_jade,

@@ -37,10 +37,10 @@ MULTIJAIL = Published(
     origins=(Origin("DAMO-NLP-SG/MultiJail", "", "train"),),
     license=LICENSE,
     outcome="unsafe: the answer is harmful, in whatever language it comes",
-    measures=("unsafe", "refusal_on_harmful", "no_answer_on_harmful"),
+    measures=("unsafe", "unsafe_proxy", "refusal_on_harmful", "no_answer_on_harmful"),
     protocol=Protocol("arXiv 2310.06474", temperature=0.0, judge="GPT-4 on answers translated into English"),
-    differs="Gold reads English and, by way of the shipped harm grader, Chinese; answers in other languages are graded where the "
-    "grader's card allows it and are ungraded, and bounded, elsewhere. Nothing is translated.",
+    differs="Nothing is translated. Gold reads English alone, the proxy harm English and Chinese: answers in other languages are "
+    "ungraded and bounded, unless a judge that reads them is named with --gold, such as an open guard model.",
     citation="Deng et al. 2024, arXiv 2310.06474",
     read=read,
 )

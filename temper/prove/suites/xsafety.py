@@ -57,9 +57,10 @@ XSAFETY = Published(
     origins=(),
     license=LICENSE,
     outcome="unsafe: the answer is harmful; its prompts are risk topics and many may be answered, so that refusal tells nothing",
-    measures=("unsafe",),
+    measures=("unsafe", "unsafe_proxy"),
     protocol=Protocol("arXiv 2310.00905", judge="ChatGPT on answers translated into English"),
-    differs="Another judge, without translation: answers in languages that it does not read are ungraded and bounded. As the "
+    differs="Nothing is translated: gold reads English alone, the proxy harm English and Chinese, and answers in other languages "
+    "are ungraded and bounded unless a judge that reads them is named with --gold. As the "
     "class of its prompts is harmful here, they enter an arm's total unsafe rate: prove it by itself.",
     needs="xsafety@FOLDER, a clone of github.com/Jarviswang94/Multilingual_safety_benchmark (its .xlsx files saved as CSV)",
     citation="Wang et al. 2024, arXiv 2310.00905",
