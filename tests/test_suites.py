@@ -116,6 +116,14 @@ def test_every_suite_states_its_rule_its_protocol_its_differences_and_where_it_c
         assert suite.reproductions, suite.name
 
 
+def test_the_suites_that_no_judge_has_seen_say_so_and_the_others_name_the_judge() -> None:
+    kept_out = {"harmbench", "strongreject", "xstest", "multijail", "simplesafetytests", "do-not-answer"}
+    seen = {name: suite.seen for name, suite in PUBLISHED.items() if suite.seen}
+    assert not kept_out & set(seen)
+    assert {"advbench", "ailuminate", "jailbreakbench", "jailbreakbench-artefacts", "xsafety", "jade"} <= set(seen)
+    assert all("Gold" in said or "Chinese reader" in said for said in seen.values())
+
+
 def test_a_name_that_is_no_published_suite_is_left_to_others() -> None:
     assert load("harm") is None
     assert load("some/folder@x.jsonl") is None

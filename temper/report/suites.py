@@ -31,7 +31,9 @@ def _blocks(run: Run, suite: Suite) -> Iterator[Block]:
     yield _figures(suite)
     yield from (_parted(suite, axis, found) for axis, found in suite["by"].items() if found)
     yield _protocol(run, suite)
-    yield Prose(f"{suite['title']}: {suite['differs']} Licence of the data: {suite['license']}. {suite['citation']}.")
+    yield Prose(
+        f"{suite['title']}: {suite['differs']} Licence of the data: {suite['license']}. {suite['citation']}. {_seen(suite)}"
+    )
 
 
 def _figures(suite: Suite) -> Table:
@@ -57,6 +59,10 @@ def _parted(suite: Suite, axis: str, found: Mapping[str, Mapping[str, Any]]) -> 
     headline, arms = suite["metrics"][suite["headline"]], list(suite["arms"])
     rows = tuple((name, *(_cell(of.get(arm), headline["unit"]) for arm in arms)) for name, of in found.items())
     return Table(f"{suite['title']}: {headline['label'].lower()}, by {axis}", (axis, *arms), rows)
+
+
+def _seen(suite: Suite) -> str:
+    return str(suite["seen"]) or "No shipped judge was trained on its rows."
 
 
 def _compared(suite: Suite) -> Iterator[str]:

@@ -23,6 +23,7 @@ ADVBENCH = Published(
     protocol=Protocol("arXiv 2307.15043", judge="absence of refusal phrases"),
     differs="An answer without a refusal phrase is not yet unsafe here: gold judges it. Many of its prompts are near copies, so "
     "intervals on single prompts are too narrow; arXiv 2505.15404 uses 50 of them.",
+    seen="Gold, harm and the Chinese reader were trained with four fifths of its prompts.",
     citation="Zou et al. 2023, arXiv 2307.15043",
     read=read,
 )

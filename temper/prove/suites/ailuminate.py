@@ -40,6 +40,7 @@ AILUMINATE = Published(
     "Specialised advice is violated by unqualified answers, which our judge was not made for. Gold reads "
     "English alone: French answers are ungraded and bounded.",
     needs="ailuminate@FILE.csv from github.com/mlcommons/ailuminate",
+    seen="Gold, harm and the Chinese reader were trained with four fifths of the demo set's prompts.",
     citation="Ghosh et al. 2025, arXiv 2503.05731",
     read=read,
 )

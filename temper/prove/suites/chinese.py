@@ -125,6 +125,7 @@ CVALUES = Published(
     differs="Of the prompts we measure only whether they are answered, not how responsibly: ask a judge for that. Choices are by "
     "letter, an answer that names none is wrong. The safety prompts are not public.",
     needs="cvalues@FILE.jsonl from github.com/X-PLUG/CValues",
+    seen="The Chinese reader of harm was trained with four fifths of the prompts; gold was not.",
     citation="Xu et al. 2023, arXiv 2307.09705",
     read=read_cvalues,
 )
@@ -139,6 +140,7 @@ JADE = Published(
     differs="About a fifth of the prompts reads as harmless out of context: read the unsafe rate. Gold reads English "
     "alone: Chinese answers are read by the proxy harm, and by a judge named with --gold that knows Chinese.",
     needs="jade@FILE.csv from github.com/whitzard-ai/jade-db",
+    seen="The Chinese reader of harm was trained with four fifths of the prompts; gold was not.",
     citation="Zhang et al. 2023, arXiv 2311.00286",
     read=read_jade,
 )
@@ -167,6 +169,7 @@ SAFETYBENCH = Published(
     differs="Zero-shot by default; options have letters, an answer that names none is wrong (the published rule draws one at "
     "random). The answers of the English test set are not public.",
     needs="safetybench@FOLDER with test_zh.json and test_answers_zh.json from github.com/thu-coai/SafetyBench",
+    seen="The Chinese reader of harm was trained on texts of the Chinese subset; no judge decides its outcome.",
     citation="Zhang et al. 2024, arXiv 2309.07045",
     read=read_safetybench,
     reader=with_answers,

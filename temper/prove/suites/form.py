@@ -161,7 +161,7 @@ class Published:
     `origins` are read where no path is given; `license` is the data's own. `outcome` says in words what counts, `measures` names
     the metrics that do (of `metrics.table`, or of `own`, the suite's own), the headline first. `differs` is what we do otherwise,
     whatever the settings. `reader` reads a file that is no table with named columns; `needs` says which file to give
-    where `origins` is empty.
+    where `origins` is empty. `seen` says which shipped judge was trained on rows of it, "" where none was.
     """
 
     name: str
@@ -178,6 +178,7 @@ class Published:
     reproductions: tuple[Reproduction, ...] = NOT_RUN
     reader: Reader | None = None
     needs: str = ""
+    seen: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """What summary.json tells of a suite beside its figures."""
@@ -187,6 +188,7 @@ class Published:
             "outcome": self.outcome,
             "protocol": {k: v for k, v in asdict(self.protocol).items() if v not in (None, "")},
             "differs": self.differs,
+            "seen": self.seen,
             "citation": self.citation,
             "reproductions": [r.as_dict() for r in self.reproductions],
         }

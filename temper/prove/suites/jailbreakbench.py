@@ -62,6 +62,7 @@ JAILBREAKBENCH = Published(
     measures=("unsafe", "over_refusal", "refusal_on_harmful"),
     protocol=PROTOCOL,
     differs="Plain behaviours are no attack: use --attack, or the artefacts. Our judge is another and reads the whole answer.",
+    seen="Gold was trained with half of its harmful prompts (those of its own making).",
     citation="Chao et al. 2024, arXiv 2404.01318",
     read=read,
 )
@@ -76,6 +77,7 @@ ARTEFACTS = Published(
     differs="The prompts were made against one model and transfer to another here; behaviours without a prompt leave the "
     "denominator (they are counted in the suite's facts), so the rate is not the leaderboard's.",
     needs="jailbreakbench-artefacts@FILE.json from github.com/JailbreakBench/artifacts",
+    seen="Gold was trained on answers of these artefacts, to four fifths of their goals; harm was not.",
     citation="Chao et al. 2024, arXiv 2404.01318",
     read=read_artefact,
     reproductions=(

@@ -63,6 +63,7 @@ XSAFETY = Published(
     "are ungraded and bounded unless a judge that reads them is named with --gold. As the "
     "class of its prompts is harmful here, they enter an arm's total unsafe rate: prove it by itself.",
     needs="xsafety@FOLDER, a clone of github.com/Jarviswang94/Multilingual_safety_benchmark (its .xlsx files saved as CSV)",
+    seen="The Chinese reader of harm was trained with four fifths of its Chinese and English prompts; gold was not.",
     citation="Wang et al. 2024, arXiv 2310.00905",
     read=read,
     reader=partial(headless, columns=("prompt",)),
