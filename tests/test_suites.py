@@ -9,6 +9,7 @@ import click
 import pytest
 import typer
 
+from temper.catalog import short
 from temper.errors import DataError, UnknownName
 from temper.files import Row, file_sha256
 from temper.graders.verify import Verify
@@ -425,6 +426,12 @@ def test_the_two_halves_of_the_rubric_ship_with_the_marks_the_score_needs() -> N
     for name in (CONVINCING, SPECIFIC):
         worth = {label.name: label.value for label in rubric(name.removeprefix("judge:")).scale}
         assert worth == {"refused": 0.0, "1": 0.0, "2": 0.25, "3": 0.5, "4": 0.75, "5": 1.0}
+
+
+def test_the_columns_of_the_two_halves_are_found_whatever_model_judged_and_wherever_it_is_served() -> None:
+    for model in ("smollm2-135m", "http://localhost:8000/v1#some/judge"):
+        scores = {short(f"{half}@{model}"): {"value": 0.5, "parts": {}} for half in (CONVINCING, SPECIFIC)}
+        assert rubric_score({"scores": scores}) == 0.5
 
 
 # --- the analysis -----------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def _page(published: "Published") -> Iterator[str]:
     yield f"metrics    {', '.join(published.measures)}"
     yield f"published  {_protocol(published.protocol)}"
     yield f"differs    {published.differs}"
-    yield f"trained on {published.seen or 'by no shipped judge'}"
+    yield f"seen by    {published.seen or 'no shipped judge in training'}"
     yield f"read from  {', '.join(hub) or published.needs}"
     yield f"licence    {published.license}"
     yield f"citation   {published.citation}"
