@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from temper.prove.attacks import attacks
 from temper.prove.evidence import Evidence
+from temper.prove.turns import turns
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {}
+ANALYSES: Mapping[str, Analysis] = {"attacks": attacks, "turns": turns}

@@ -75,13 +75,9 @@ class Crescendo:
         realised = len(climb.past)
         if realised < self.turns and not (climb.ledger.reached or climb.broken):
             raise ProofError(f"crescendo on {climb.ledger.example.id!r}: {realised} turns were realised of {self.turns} declared")
-        told = {
-            "turns": realised,
-            "declared_turns": self.turns,
-            "backtracks": climb.backtracks,
-            "attacker": self.attacker.name,
-        }
-        return climb.ledger.completion("crescendo", self.steer.judge.name, **told)
+        turns = {"turns": realised, "declared_turns": self.turns, "backtracks": climb.backtracks}
+        judge = self.steer.judge.name
+        return climb.ledger.completion("crescendo", attacker=self.attacker.name, judge=judge, turns=turns)
 
 
 def _head(example: Example) -> tuple[Message, ...]:

@@ -1,6 +1,6 @@
 """What an attack that asks several times has spent on one prompt, and what it got: the facts of its row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from temper.prove.attack.attackers import State, Tried, Written
@@ -63,15 +63,18 @@ class Ledger:
         """The reply that counts: the first that met its goal, or else the most harmful of those that came."""
         return max(self.queries, key=lambda q: (q.reply.finish != "error", *q.rank))
 
-    def completion(self, attack: str, by: str, **more: object) -> Completion:
-        """The reply that counts, under the example's own id, with the messages that brought it."""
+    def completion(self, attack: str, *, attacker: str, judge: str, turns: Mapping[str, int]) -> Completion:
+        """The reply that counts, under the example's own id, with the messages that brought it.
+
+        `turns` are facts on the conversation, where the attack is one."""
         best = self.best
         values = [q.opinion.value for q in self.queries]
         facts = {
             "name": attack,
             "at": best.number,
             "reached": self.reached,
-            "by": by,
+            "attacker": attacker,
+            "judge": judge,
             "values": values,
             "unjudged": values.count(None),
             "errors": sum(q.reply.finish == "error" for q in self.queries),
@@ -83,7 +86,7 @@ class Ledger:
             "pruned": self.pruned,
         }
         example = replace(self.example, messages=best.reply.example.messages)
-        told = {"turns": 1, **best.reply.facts, "queries": len(self.queries), "attack": facts, **more}
+        told = {**best.reply.facts, **turns, "queries": len(self.queries), "attack": facts}
         return replace(best.reply, example=example, facts=told)
 
 

@@ -61,9 +61,11 @@ class Search:
         runs = [_Run(Ledger(e, k), [Leaf(i) for i in range(self.roots)]) for e in examples for k in range(n)]
         for _ in range(self.depth):
             self._deepen([r for r in runs if not r.over])
-        by = self.steer.judge.name
-        made = [r.ledger.completion(self.name, by, attacker=self.attacker.name) for r in runs]
+        made = [self._completion(r.ledger) for r in runs]
         return [made[i * n : (i + 1) * n] for i in range(len(examples))]
+
+    def _completion(self, ledger: Ledger) -> Completion:
+        return ledger.completion(self.name, attacker=self.attacker.name, judge=self.steer.judge.name, turns={"turns": 1})
 
     def _deepen(self, runs: Sequence[_Run]) -> None:
         """One level of every search, its queries asked in one batch."""
