@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from temper.prove.breakdown import breakdown
 from temper.prove.evidence import Evidence
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {}
+ANALYSES: Mapping[str, Analysis] = {"breakdown": breakdown}
