@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from temper.prove.attacks import attacks
+from temper.prove.breakdown import breakdown
 from temper.prove.evidence import Evidence
 from temper.prove.turns import turns
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {"attacks": attacks, "turns": turns}
+ANALYSES: Mapping[str, Analysis] = {"breakdown": breakdown, "attacks": attacks, "turns": turns}

@@ -2,8 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+from temper.report import breakdown
+from temper.report.attacks import attacks
 from temper.report.blocks import Section
 from temper.report.read import Run
+from temper.report.turns import turns
 
-SECTIONS: Sequence[Callable[[Run], Section | None]] = ()
-"""Each from a run to its section, None where the run has nothing to tell about it."""
+Make = Callable[[Run], Section | None]
+"""From a run to a section, None where the run has nothing to tell about it."""
+
+OPENING: Sequence[Make] = ()
+"""Those that stand before the headline."""
+
+SECTIONS: Sequence[Make] = (breakdown.suites, breakdown.categories, breakdown.languages, breakdown.proxy, attacks, turns)
+"""Those that stand after the comparisons."""

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from temper.prove.attack.attackers import State, Tried, Written
 from temper.prove.attack.means import Opinion
 from temper.types import Completion, Example, Message
+
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,10 @@ class Ledger:
         """The reply that counts: the first that met its goal, or else the most harmful of those that came."""
         return max(self.queries, key=lambda q: (q.reply.finish != "error", *q.rank))
 
-    def completion(self, attack: str, *, attacker: str, judge: str, turns: Mapping[str, int]) -> Completion:
+    def completion(self, attack: str, *, attacker: str, judge: str, turns: Mapping[str, int] = NONE) -> Completion:
         """The reply that counts, under the example's own id, with the messages that brought it.
 
-        `turns` are facts on the conversation, where the attack is one."""
+        `turns` are facts on the conversation, where the attack itself holds one."""
         best = self.best
         values = [q.opinion.value for q in self.queries]
         facts = {
@@ -86,7 +89,7 @@ class Ledger:
             "pruned": self.pruned,
         }
         example = replace(self.example, messages=best.reply.example.messages)
-        told = {**best.reply.facts, **turns, "queries": len(self.queries), "attack": facts}
+        told = {"turns": 1, **best.reply.facts, **turns, "queries": len(self.queries), "attack": facts}
         return replace(best.reply, example=example, facts=told)
 
 

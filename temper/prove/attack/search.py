@@ -65,7 +65,7 @@ class Search:
         return [made[i * n : (i + 1) * n] for i in range(len(examples))]
 
     def _completion(self, ledger: Ledger) -> Completion:
-        return ledger.completion(self.name, attacker=self.attacker.name, judge=self.steer.judge.name, turns={"turns": 1})
+        return ledger.completion(self.name, attacker=self.attacker.name, judge=self.steer.judge.name)
 
     def _deepen(self, runs: Sequence[_Run]) -> None:
         """One level of every search, its queries asked in one batch."""
