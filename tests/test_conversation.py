@@ -4,6 +4,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from temper.prove.attack.apply import attacked
 from temper.prove.conversation import Conversing, conversing, steps
 from temper.prove.evidence import Evidence
 from temper.prove.turns import slope, turns
+from temper.report.blocks import Figure, Table
+from temper.report.read import Run
+from temper.report.turns import turns as report
 from temper.samplers.scripted import Scripted
 from temper.types import Completion, Example, Message, Suite
 from tests.synthetic import row
@@ -212,6 +216,17 @@ def test_a_slope_where_nothing_varied_is_not_known_to_be_zero() -> None:
 def test_attacked_conversations_are_not_in_the_curve() -> None:
     rows = [held(n, t, 0.0) | {"how": ["attack:split"], "of": "own"} for n in range(3) for t in (1, 3)]
     assert turns(Evidence({"base": rows})) is None
+
+
+def test_the_report_tells_the_slope_and_draws_each_rate_by_turn_with_its_table() -> None:
+    rows = [held(n, t, float(t == 5)) for n in range(20) for t in (1, 3, 5)]
+    evidence = Evidence({"base": rows})
+    summary = {"turns": turns(evidence), "metrics": {"unsafe": {"label": "Unsafe answers", "unit": "share"}}}
+    section = report(Run(Path("x"), {"arms": {"base": []}}, summary, "", {}, {}, {}))
+    assert section is not None and section.lead.startswith("The unsafe rate of base rises with the turn: +25.0 points a turn")
+    curve, *_, change = section.blocks
+    assert isinstance(curve, Figure) and [r[0] for r in curve.table.rows] == ["1", "3", "5"]
+    assert isinstance(change, Table) and change.rows[0][0] == "Unsafe answers" and change.rows[0][3] == "20"
 
 
 def test_examples_are_not_changed() -> None:

@@ -137,15 +137,15 @@ def _counted(rows: Rows, fact: str) -> dict[str, int] | None:
 
 
 def _turns(rows: Rows) -> dict[str, Any] | None:
-    """Turns declared and realised, where the attack is a conversation; `short` counts those that ended in an error."""
+    """Turns realised where the attack is a conversation; `short` counts those that ended before their last declared turn."""
     told = [row["facts"] for row in rows if row.get("facts", {}).get("declared_turns", 1) > 1]
     if not told:
         return None
-    realised = [facts["turns"] for facts in told]
     return {
+        "n": len(told),
         "declared": max(facts["declared_turns"] for facts in told),
-        "mean": statistics.fmean(realised),
-        "fewest": min(realised),
+        "mean": statistics.fmean(facts["turns"] for facts in told),
+        "short": sum(facts["turns"] < facts["declared_turns"] for facts in told),
         "backtracks": sum(facts.get("backtracks", 0) for facts in told),
     }
 

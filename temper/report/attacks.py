@@ -193,10 +193,10 @@ def _caveats(by_attack: Mapping[str, Mapping[str, Told]]) -> Iterator[str]:
 def _doubts(told: Told) -> Iterator[str]:
     if told["errors"]:
         yield f"{told['errors']} rows never came; rates are bounded by them."
-    if told["turns"] and told["turns"]["fewest"] < told["turns"]["declared"]:
+    if told["turns"] and told["turns"]["short"]:
         held = told["turns"]
         mean = text.decimal(held["mean"], 1)
-        yield f"of {held['declared']} turns declared {mean} were realised on average, {held['fewest']} at least."
+        yield f"{held['short']} of {held['n']} conversations ended early, at a success or an error; {mean} turns on average."
     if (told["prefill"] or {}).get("unclear"):
         yield "no canary told whether the endpoint goes on from a begun reply."
     if told["decoded"] == 0:
