@@ -285,3 +285,21 @@ def test_every_attack_names_its_source_and_takes_its_own_defaults() -> None:
     for name, attack in ATTACKS.items():
         assert attack.source and attack.about and parts(name)[0].name == name and find(name) is attack
         assert attack.change or attack.carry
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "attacks.md"
+
+
+def test_the_table_of_the_docs_names_every_attack_and_every_option() -> None:
+    lines = [line.split("|") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    listed = {name: line[4] for line in lines for name in re.findall(r"`([\w-]+)`", line[1])}
+    assert set(listed) == set(ATTACKS)
+    for name, options in listed.items():
+        assert set(re.findall(r"`(\w+)`", options)) == set(ATTACKS[name].options), name
+
+
+def test_the_attack_of_the_docs_runs(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    (tmp_path / "my_attacks.py").write_text(code[1], encoding="utf-8")
+    assert under(f"{tmp_path}/my_attacks.py:shout").examples[0].messages[0].content == ASK.upper()

@@ -196,6 +196,19 @@ def test_under_the_null_the_slope_s_interval_leaves_zero_out_in_about_five_of_a_
     assert 0.02 <= missed / 400 <= 0.09
 
 
+@pytest.mark.parametrize(("rise", "least", "most"), [(0.05, 0.45, 0.75), (0.08, 0.85, 1.0)])
+def test_the_docs_say_how_small_a_rise_twenty_requests_can_show(rise: float, least: float, most: float) -> None:
+    rng = np.random.default_rng(1)
+    seen = 0
+    for _ in range(100):
+        ease = rng.random(20)
+        rows = [held(n, t, float(ease[n] < 0.2 + rise * (t - 1))) for n in range(20) for t in (1, 3, 5)]
+        found = slope(rows, measures.METRICS["unsafe"], lambda r: r["group"])
+        assert found is not None
+        seen += found.low > 0
+    assert least <= seen / 100 <= most
+
+
 def test_the_same_request_is_preferred_to_a_conversation_as_the_slope_s_basis() -> None:
     same = [held(n, t, 0.0) for n in range(3) for t in (1, 3)]
     other = [{**r, "prompt": f"{r['prompt']} {r['facts']['turns']}"} for r in same]
