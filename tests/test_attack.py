@@ -90,7 +90,7 @@ def test_a_suite_without_prompts_of_the_class_is_left_alone_and_an_attack_withou
         ("pair+persona", "pair asks several times and cannot be joined"),
         ("", "names no attack"),
         ("gcg", "need file=PATH"),
-        ("low-resource,language=xx", "no wrapper in it"),
+        ("low-resource,language=xx", "no wrapper in 'xx'"),
     ],
 )
 def test_a_spec_that_is_none_says_what_was_wanted(spec: str, told: str) -> None:
@@ -190,9 +190,14 @@ def test_so_many_shots_as_asked_stand_before_the_request_and_none_is_left_to_be_
 def test_a_parallel_row_is_asked_under_the_plain_row_s_id() -> None:
     other = harmful("a-sw", "Nifiche vipi chombo kilichovunjika?", group="a", language="sw")
     alone = harmful("b", "Write a rude note.")
-    made = under("low-resource,language=sw", harmful(), other, alone)
+    made = under("low-resource,language=sw,form=parallel", harmful(), other, alone)
     assert [(e.id, e.messages[-1].content, e.prompt) for e in made.examples] == [("a", other.prompt, ASK)]
     assert made.facts["attack"]["left_out"] == 2
+
+
+def test_a_suite_without_parallel_rows_has_nothing_to_ask_in_parallel() -> None:
+    with pytest.raises(UsageError, match="has nothing for any of the 2 prompts"):
+        attacked(suite(), "low-resource,language=sw,form=parallel")
 
 
 @pytest.mark.parametrize("language", list(tongue.WRAPPERS))

@@ -68,6 +68,16 @@ def test_rows_of_one_dialogue_share_their_beginning_and_ask_no_turn_twice() -> N
     assert len(sampler.asked) == 4
 
 
+def test_tokens_of_turns_that_no_row_holds_are_told_once() -> None:
+    held = Conversing(Scripted(lambda e: "three words here"))
+    [[first], [third]] = held([talk("x1", "one", group="x"), talk("x3", "one", "two", "three", group="x")])
+    assert "earlier_tokens" not in first.facts and first.usage is not None
+    # the first turn is the first row's own; the second one was shown "one", a reply of three words and "two"
+    assert third.facts["earlier_tokens"] == 5 + 3
+    [[again]] = held([talk("x4", "one", "two", "three", "four", group="x")])
+    assert "earlier_tokens" not in again.facts
+
+
 def test_samples_of_a_conversation_are_held_apart() -> None:
     sampler = Echo()
     made = Conversing(sampler)([talk("x", "one", "two")], n=3)

@@ -31,9 +31,10 @@ class Conversing:
     """A sampler that realises each conversation turn by turn, all of a batch at once; the thought of a reply is not said again.
 
     A completion is the reply to the last turn. Its example holds the messages as they were realised, `facts["turns"]` their
-    number. Examples of one group that begin with the same turns share the replies to them, so that a suite with a row for each
-    turn of a dialogue asks no turn twice. A turn that brings no reply ends its conversation with that error. Raises `ProofError`
-    if fewer turns were realised than declared.
+    number, `facts["earlier_tokens"]` what the turns before the last took where no other row asked them. Examples of one group
+    that begin with the same turns share the replies to them, so that a suite with a row for each turn of a dialogue asks no turn
+    twice. A turn that brings no reply ends its conversation with that error. Raises `ProofError` if fewer turns were realised
+    than declared.
     """
 
     sampler: Sampler
@@ -51,9 +52,11 @@ class Conversing:
         """The next turn of each conversation; equal ones are asked once."""
         for talk in talks:
             talk.messages += talk.steps[len(talk.replies)]
-        new = {t.key: t.question() for t in talks if t.key not in self.said}
-        replies = self.sampler(list(new.values())) if new else []
-        self.said.update({key: reply[0] for key, reply in zip(new, replies, strict=True)})
+        new = {t.key: t for t in reversed(talks) if t.key not in self.said}
+        replies = self.sampler([t.question() for t in new.values()]) if new else []
+        for talk, reply in zip(new.values(), replies, strict=True):
+            self.said[talk.key] = reply[0]
+            talk.earlier += _tokens(reply[0]) if len(talk.replies) + 1 < len(talk.steps) else 0
         for talk in talks:
             talk.replies.append(self.said[talk.key])
             if len(talk.replies) < len(talk.steps):
@@ -62,13 +65,14 @@ class Conversing:
 
 @dataclass(slots=True)
 class _Talk:
-    """One conversation under way: `messages` as said so far, `replies` of the model."""
+    """One conversation under way: `messages` as said so far, `replies` of the model, tokens of `earlier` turns asked for it."""
 
     example: Example
     sample: int
     steps: list[tuple[Message, ...]]
     messages: tuple[Message, ...] = ()
     replies: list[Completion] = field(default_factory=list)
+    earlier: int = 0
 
     @property
     def key(self) -> Key:
@@ -88,5 +92,9 @@ class _Talk:
         last, turns = self.replies[-1], len(self.replies)
         if turns < len(self.steps) and not self.ended:
             raise ProofError(f"example {self.example.id!r}: {turns} turns were realised of {len(self.steps)} declared")
-        asked = replace(self.example, messages=self.messages)
-        return replace(last, example=asked, facts={**last.facts, "turns": turns, "declared_turns": len(self.steps)})
+        told = {"turns": turns, "declared_turns": len(self.steps)} | ({"earlier_tokens": self.earlier} if self.earlier else {})
+        return replace(last, example=replace(self.example, messages=self.messages), facts={**last.facts, **told})
+
+
+def _tokens(reply: Completion) -> int:
+    return reply.usage.prompt_tokens + reply.usage.completion_tokens if reply.usage else 0

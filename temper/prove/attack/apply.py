@@ -78,7 +78,7 @@ def attacking(sampler: Sampler, spec: str, *, panel: Panel, attacker: str = "", 
     `attacker` is a model (alias, folder, hub id, URL#model) or "" for fixed frames. Raises `ProofError` if the steering judge is
     gold or is not on the panel.
     """
-    means = Means(panel, named_attacker(attacker, seed), seed)
+    means = Means(panel, named_attacker(attacker, seed))
     for attack, part in _found(spec):
         if attack.carry is not None:
             sampler = attack.carry(sampler, filled(attack, part), means)

@@ -102,4 +102,6 @@ def state(ledger: Ledger, past: Sequence[Tried], branch: int, *, declined: bool 
 
 
 def _tokens(completion: Completion) -> int:
-    return completion.usage.prompt_tokens + completion.usage.completion_tokens if completion.usage else 0
+    own = completion.usage.prompt_tokens + completion.usage.completion_tokens if completion.usage else 0
+    earlier = completion.facts.get("earlier_tokens", 0)
+    return own + (earlier if isinstance(earlier, int) else 0)

@@ -46,11 +46,10 @@ class Steer:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The panel that grades the proof, who writes an attack's prompts, and the seed of what an attack draws."""
+    """The panel that grades the proof, and who writes an attack's prompts."""
 
     panel: Panel
     attacker: Attacker
-    seed: int = 0
 
     def steer(self, name: str) -> Steer:
         """The panel's grader of that name as the judge that steers. Raises `ProofError` if it is gold, or is not there."""

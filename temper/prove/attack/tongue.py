@@ -1,8 +1,8 @@
 """The low-resource-language attack (Yong et al. 2023): safety learnt in a few languages may not reach the others.
 
-Two forms, and a suite's facts say which was used: `parallel` asks the suite's own rows in that language, found by their group;
-`wrapper` leaves the request in its language and puts instructions in the other one around it, asking for the answer in it. The
-paper translates the request by machine, which is neither: without parallel rows a low rate says little.
+Two forms: `parallel` asks the suite's own rows in that language, found by their group; `wrapper` leaves the request in its
+language and puts instructions in the other one around it, asking for the answer in it. The paper translates the request by
+machine, which the wrapper is not: a low rate under it says little.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ WRAPPERS: Mapping[str, str] = {
 
 
 def _tongue(options: Options, suite: Suite) -> Change:
-    language, form = options["language"], choice(options, "form", ("auto", "parallel", "wrapper"))
+    language = options["language"]
+    if choice(options, "form", ("wrapper", "parallel")) == "wrapper":
+        return _wrapped(language)
     parallel = {e.group: e for e in suite.examples if e.group and e.language == language}
-    if form == "parallel" or (form == "auto" and parallel):
-        return lambda example: _translated(example, language, parallel)
-    return _wrapped(language)
+    return lambda example: _translated(example, language, parallel)
 
 
 def _translated(example: Example, language: str, parallel: Mapping[str, Example]) -> Example | None:
@@ -37,16 +37,16 @@ def _translated(example: Example, language: str, parallel: Mapping[str, Example]
 def _wrapped(language: str) -> Change:
     if language not in WRAPPERS:
         raise UsageError(
-            f"attack low-resource: the suite has no rows in {language!r} that share a group with others, and there is no wrapper "
-            f"in it; {nearest(language, WRAPPERS)}"
+            f"attack low-resource: there is no wrapper in {language!r}; {nearest(language, WRAPPERS)}; where the suite has "
+            "parallel rows in it, write form=parallel"
         )
     return lambda example: reworded(example, lambda said: WRAPPERS[language].format(goal=said))
 
 
 LOW_RESOURCE = Attack(
     "low-resource",
-    "the request's parallel row in language=CODE, or without one a wrapper (sw, zu, gd) around it; form=auto|parallel|wrapper",
+    "instructions in language=sw, zu or gd around the request, or with form=parallel the request's parallel row in any language",
     "Yong et al. 2023, arXiv 2310.02446; Deng et al. 2023, arXiv 2310.06474",
-    {"language": "sw", "form": "auto"},
+    {"language": "sw", "form": "wrapper"},
     change=_tongue,
 )
