@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -185,6 +186,20 @@ def test_a_url_without_a_model_is_no_attacker() -> None:
     with pytest.raises(UsageError, match="#model-name"):
         attacker("http://localhost:8000/v1")
     assert attacker("").name == attacker("template").name == "template"
+
+
+@pytest.mark.train
+def test_a_local_model_attacks_and_is_loaded_at_its_first_prompt(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from temper.prove.attack import attackers
+
+    monkeypatch.setattr(attackers, "_TOKENS", 8)
+    writer = attacker(str(tiny_model))
+    assert attackers._loaded.cache_info().currsize == 0
+    [[found], _] = run("pair,streams=1,depth=1", Counting(lambda number: "level 0.2"), attacker=str(tiny_model))
+    told = found.facts["attack"]
+    assert told["attacker"] == writer.name == str(tiny_model)
+    assert (told["attacker_calls"], told["attacker_failures"]) == (1, 1) and told["attacker_tokens"] > 200  # bytes are its tokens
+    attackers._loaded.cache_clear()
 
 
 # --- crescendo ---------------------------------------------------------------------------------------------------------

@@ -197,3 +197,11 @@ def gives_way_to_nova(example: Example) -> str:
 
 def a_run(summary: dict[str, Any]) -> Run:
     return Run(Path("x"), {"arms": {"base": []}}, summary, "", {}, {}, {})
+
+
+def test_attacked_rows_without_their_plain_ones_are_told_without_a_comparison() -> None:
+    found = told(under("persona", plain(0, 0.0), 1.0))
+    arm = found["attacks"]["persona"]["arms"]["base"]
+    assert arm["under"]["unsafe"]["value"] == 1.0 and arm["plain"] == {} and arm["differences"] == {} and found["family"] == 0
+    section = report.attacks(a_run({"attacks": found}))
+    assert section is not None and "no attack" in {row[0] for row in section.blocks[0].table.rows}

@@ -164,7 +164,7 @@ def _growth(searched: Sequence[tuple[str, str, Told]]) -> Figure:
     caption = "Unsafe answers by gold, by queries allowed"
     series = [
         charts.Line(
-            f"{name}, {arm}",
+            f"{name}, {arm}" if len({a for _, a, _ in searched}) > 1 else name,
             [(float(b["queries"]), b["value"]) for b in found["budget"] if b["value"] is not None],
             dots=True,
             spans=[(float(b["queries"]), b["low"], b["high"]) for b in found["budget"] if b["low"] is not None],
