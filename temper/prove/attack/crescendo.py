@@ -7,6 +7,7 @@ out of queries, is a `ProofError`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from temper.errors import ProofError
 from temper.prove.attack.attackers import Attacker, Tried
@@ -44,6 +45,7 @@ class Crescendo:
     refusal: Named
     turns: int
     backtracks: int
+    chunk: ClassVar[int] = 16  # as in `prove.attack.search`
 
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         climbs = [_Climb(Ledger(e, k), _head(e)) for e in examples for k in range(n)]

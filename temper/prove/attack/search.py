@@ -10,7 +10,7 @@ language model's 10 of 10.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from temper.prove.attack.attackers import Attacker, Tried
 from temper.prove.attack.ledger import Ledger, state, tried
@@ -56,6 +56,8 @@ class Search:
     branch: int
     width: int
     prune: bool
+    # rows asked at once by `prove.evaluate`: each is many queries, and what a crash interrupts is asked again
+    chunk: ClassVar[int] = 16
 
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         runs = [_Run(Ledger(e, k), [Leaf(i) for i in range(self.roots)]) for e in examples for k in range(n)]
