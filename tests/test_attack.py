@@ -139,13 +139,30 @@ def test_a_plain_answer_is_left_as_it_is(decode: object) -> None:
     assert decode(REPLY) == (REPLY, 0)
 
 
+@pytest.mark.parametrize("by", [3, 13, 20])
+def test_every_request_of_the_bundled_suites_is_read_back_and_left_alone_in_plain_writing(by: int) -> None:
+    for text in (example.prompt for name in ("harm", "over-refusal") for example in read(name)):
+        assert encoding.unshifted(encoding.shifted(text, by), by)[0] == text
+        assert encoding.unshifted(text, by) == (text, 0)
+        assert encoding.decoded64(encoding.encoded64(text)) == (text, 1)
+        assert encoding.unleet(text) == (text, 0) and encoding.unleet(encoding.leet(text))[1] > 0
+
+
+def test_lines_too_short_to_tell_go_with_the_whole_text() -> None:
+    assert encoding.unshifted(f"By\n{REPLY}", 13) == (f"By\n{REPLY}", 0)
+    assert encoding.unshifted(encoding.shifted(f"By\n{REPLY}", 13), 13) == (f"By\n{REPLY}", 2)
+    mixed = f"Here is the answer in the code:\n{encoding.shifted(REPLY, 13)}"
+    assert encoding.unshifted(mixed, 13) == (f"Here is the answer in the code:\n{REPLY}", 1)
+
+
 def test_numbers_and_long_words_are_no_code() -> None:
-    assert encoding.unleet("It took 30 days and 1,200 steps.") == ("It took 30 days and 1,200 steps.", 0)
+    for text in ("It took 30 days and 1,200 steps.", "On the 1st of May 2nd graders got a 3D puzzle, $5 each."):
+        assert encoding.unleet(text) == (text, 0)
     assert encoding.decoded64("Antidisestablishmentarianism is long.")[1] == 0
 
 
 def test_leet_is_read_back_but_words_that_became_numbers_stay_numbers() -> None:
-    assert encoding.unleet(encoding.leet("Never sober of this test")) == ("never sober of this 7357", 4)
+    assert encoding.unleet(encoding.leet("Never sober of this test")) == ("never sober of this 7357", 1)
 
 
 @pytest.mark.parametrize("by", range(1, 26))

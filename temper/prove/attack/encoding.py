@@ -8,6 +8,7 @@ a low rate then shows inability, which the share of coherent answers tells.
 import base64
 import binascii
 import codecs
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -27,16 +28,14 @@ ASKED = (
     "other text.\n\n{code}"
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
-_WORD = re.compile(r"[A-Za-z']+")
-_DIGIT_WORD = re.compile(r"[A-Za-z0-9@$!|]*[0-9@$!|][A-Za-z0-9@$!|]*")
 _LEET = str.maketrans("aeiost", "431057")
-_UNLEET = str.maketrans("431057@$!|", "aeiostasil")
-_COMMON = frozenset(
-    {"a", "an", "and", "are", "as", "at", "be", "by", "can", "do", "for", "from", "have", "how", "i", "if", "in", "is"}
-    | {"it", "not", "of", "on", "or", "so", "that", "the", "this", "to", "was", "we", "will", "with", "you", "your"}
-)
-_WORDY = 0.12
-"""Share of common words from which a text counts as English: running English has 0.3 and more, rotated English about 0.02."""
+_UNLEET = str.maketrans("431057@$|", "aeiostasl")
+_LEETED = 0.4
+"""Share of a line's words that mix letters and digits from which the line is leet; plain English written in leet has 0.8."""
+_TELLING = 20  # characters
+_PERCENT = (8.2, 1.5, 2.8, 4.3, 12.7, 2.2, 2.0, 6.1, 7.0, 0.15, 0.77, 4.0, 2.4, 6.7, 7.5, 1.9, 0.095, 6.0, 6.3, 9.1, 2.8, 0.98)
+_LOG = dict(zip(string.ascii_lowercase, map(math.log, (*_PERCENT, 2.4, 0.15, 2.0, 0.074)), strict=True))
+"""Log of how common each letter is in English text (Lewand 2000): enough to tell a sentence from the same sentence shifted."""
 
 
 def encoded64(text: str) -> str:
@@ -72,20 +71,21 @@ def shifted(text: str, by: int) -> str:
 
 
 def unshifted(text: str, by: int) -> tuple[str, int]:
-    """Every line that reads as English only after it is moved back."""
-    lines = [_english_line(line, shifted(line, -by)) for line in text.split("\n")]
-    return "\n".join(line for line, _ in lines), sum(changed for _, changed in lines)
+    """Every line that looks more like English after it is moved back; lines too short to tell go with the whole text."""
+    whole = _coded(text, by)
+    coded = [_coded(line, by) if len(line) >= _TELLING else whole for line in text.split("\n")]
+    lines = [shifted(line, -by) if moved else line for line, moved in zip(text.split("\n"), coded, strict=True)]
+    return "\n".join(lines), sum(coded)
 
 
-def _english_line(written: str, moved: str) -> tuple[str, bool]:
-    changed = wordy(moved) >= _WORDY > wordy(written)
-    return (moved if changed else written), changed
+def _coded(text: str, by: int) -> bool:
+    return english(shifted(text, -by)) > english(text)
 
 
-def wordy(text: str) -> float:
-    """The share of its words that are among the commonest of English; 0 without a word."""
-    words = [w.lower() for w in _WORD.findall(text)]
-    return sum(w in _COMMON for w in words) / len(words) if words else 0.0
+def english(text: str) -> float:
+    """The mean log-frequency of its letters as English ones; 0 without a letter."""
+    letters = [_LOG[c] for c in text.lower() if c in _LOG]
+    return sum(letters) / len(letters) if letters else 0.0
 
 
 def leet(text: str) -> str:
@@ -93,17 +93,21 @@ def leet(text: str) -> str:
 
 
 def unleet(text: str) -> tuple[str, int]:
-    """Every word that mixes letters with digits, its digits read as letters; numbers stay."""
-    number = 0
+    """Every line in which many words mix letters with digits, its digits read as letters; numbers stay."""
+    lines = [_unleet_line(line) for line in text.split("\n")]
+    return "\n".join(line for line, _ in lines), sum(changed for _, changed in lines)
 
-    def plain(found: re.Match[str]) -> str:
-        nonlocal number
-        if not any(c.isalpha() for c in found[0]):
-            return found[0]
-        number += 1
-        return found[0].translate(_UNLEET)
 
-    return _DIGIT_WORD.sub(plain, text), number
+def _unleet_line(line: str) -> tuple[str, bool]:
+    mixed = [word for word in line.split() if _mixed(word)]
+    # plain text has the odd "1st" or "B2B"; of words written in leet all but a few hold a digit
+    if len(mixed) < _LEETED * len(line.split()) or not mixed:
+        return line, False
+    return " ".join(word.translate(_UNLEET) if _mixed(word) else word for word in line.split(" ")), True
+
+
+def _mixed(word: str) -> bool:
+    return any(c.isalpha() for c in word) and any(c in "0123456789@$|" for c in word)
 
 
 @dataclass(frozen=True, slots=True)
