@@ -53,8 +53,12 @@ def _lead(run: Run, found: Told) -> str:
     plain = text.with_interval(told[name]["plain"].get("unsafe"))[0]
     return (
         f"{arm} gives way most often to {name}: {value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']}), "
-        f"{plain} without an attack on the same prompts."
+        f"{plain} without an attack on the same prompts.{_picked(len(rates))}"
     )
+
+
+def _picked(attacks: int) -> str:
+    return f" The highest of {attacks} attacks was picked here, so expect a little less on new prompts." if attacks > 1 else ""
 
 
 def _known(measured: Told | None) -> bool:
@@ -82,7 +86,8 @@ def _changes(run: Run, by_attack: Mapping[str, Mapping[str, Told]], metric: str,
         for arm in run.arms
         if arm in arms and metric in arms[arm]["under"]
     )
-    return Table(caption, ("attack", "arm", "under attack", "plain", "change, points", "p", "silent"), rows)
+    note = "" if metric == "unsafe" else "p is of each comparison by itself."
+    return Table(caption, ("attack", "arm", "under attack", "plain", "change, points", "p", "silent"), rows, note)
 
 
 def _change(told: Told, metric: str) -> Iterator[str]:
