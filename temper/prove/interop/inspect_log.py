@@ -121,12 +121,12 @@ def _packed(path: Path, info: zipfile.ZipInfo) -> bytes:
 def _reply(place: str, sample: Mapping[str, Any], suite: str, model: str) -> Reply:
     attached = want(place, sample, "attachments", dict, {})
     metadata = want(place, sample, "metadata", dict, {})
-    example = _example(place, sample, metadata, attached, suite)
+    example = example_of(place, sample, metadata, attached, suite)
     how = metadata.get("how")
     return Reply(
         suite,
         model,
-        _completion(place, sample, example, attached),
+        completion_of(place, sample, example, attached),
         max(0, want(place, sample, "epoch", int, 1) - 1),
         _scores(place, want(place, sample, "scores", dict, {})),
         metadata["of"] if isinstance(metadata.get("of"), str) else "",
@@ -134,7 +134,10 @@ def _reply(place: str, sample: Mapping[str, Any], suite: str, model: str) -> Rep
     )
 
 
-def _example(place: str, sample: Mapping[str, Any], told: Mapping[str, Any], attached: Mapping[str, str], suite: str) -> Example:
+def example_of(
+    place: str, sample: Mapping[str, Any], told: Mapping[str, Any], attached: Mapping[str, str], suite: str
+) -> Example:
+    """What a sample asked, with the class and the group that its metadata tells. Raises `DataError`."""
     if sample.get("id") is None:
         raise DataError(f"{place}: field 'id' is missing; wanted text or a number")
     asked, target = sample.get("input"), sample.get("target")
@@ -193,7 +196,8 @@ def _resolved(text: str, attached: Mapping[str, str]) -> str:
     return attached.get(text.removeprefix(ATTACHED), text) if text.startswith(ATTACHED) else text
 
 
-def _completion(place: str, sample: Mapping[str, Any], example: Example, attached: Mapping[str, str]) -> Completion:
+def completion_of(place: str, sample: Mapping[str, Any], example: Example, attached: Mapping[str, str]) -> Completion:
+    """What a sample's output holds, reasoning and answer apart. Raises `DataError`."""
     output = want(place, sample, "output", dict, {})
     choices = each(f"{place} output", output, "choices", dict, [])
     error = want(place, sample, "error", dict, {}).get("message") or output.get("error") or ""
