@@ -214,6 +214,17 @@ def test_lm_evals_filters_of_one_document_are_one_reply_with_two_scores(tmp_path
     assert log.facts["decoding"] == {"max_tokens": 64}
 
 
+def test_what_the_real_lm_eval_wrote_is_read_with_both_its_filters():
+    (results,) = (FIXTURES / "lm-eval").glob("results_*.json")
+    log = read(results)
+    assert [(r.suite, r.model, r.completion.answer, r.completion.example.target) for r in log.replies] == [
+        ("sums", "dummy", "lol", "4"),
+        ("sums", "dummy", "lol", "6"),
+    ]
+    assert set(log.replies[0].scores) == {"lm-eval:exact_match,strict", "lm-eval:exact_match,loose"}
+    assert (log.facts["version"], log.facts["decoding"]) == ("0.4.13", {"max_tokens": 16})
+
+
 def test_lm_eval_samples_are_read_by_themselves_or_by_their_results(tmp_path):
     results = lm_files(tmp_path, [lm_row(0, "none", 1.0)])
     assert read(results).replies == read(tmp_path / f"samples_sums_{TIME}.jsonl").replies
@@ -281,6 +292,13 @@ def test_a_garak_attempt_is_read_once_and_a_hit_is_the_bad_end(tmp_path):
     assert (score.value, better) == (1.0, "low")
     assert log.replies[0].model == "org/m"
     assert log.replies[0].suite == "garak-made.Up"
+
+
+def test_a_prompt_has_the_same_id_in_every_garak_run_so_that_two_runs_pair(tmp_path):
+    one = read(written(tmp_path, "a.report.jsonl", [SETUP, attempt(), attempt(uuid="u2")]))
+    other = read(written(tmp_path, "b.report.jsonl", [SETUP, attempt(uuid="u9")]))
+    assert {r.completion.example.id for r in one.replies} == {r.completion.example.id for r in other.replies}
+    assert [r.sample for r in one.replies] == [0, 1, 2, 3]
 
 
 def test_an_old_garak_report_with_plain_texts_reads_the_same(tmp_path):

@@ -4,7 +4,9 @@ Fields are those of garak 0.17.1; older reports, whose prompts and outputs are p
 hit, the bad end. garak records neither how a reply ended nor its tokens.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +42,29 @@ def read(path: Path, document: object) -> Log:
     if not attempts:
         raise DataError(f"{path}: no attempt with status {EVALUATED}; wanted a report of a run that garak finished")
     facts = {"version": str(setup.get("_config.version") or ""), "run": str(setup.get("transient.run_id") or ""), "decoding": {}}
-    return Log("garak", tuple(r for place, row in attempts for r in _attempt(place, row, model)), facts, UNKNOWN)
+    return Log("garak", _numbered(r for place, row in attempts for r in _attempt(place, row, model)), facts, UNKNOWN)
+
+
+def _numbered(replies: Iterable[Reply]) -> tuple[Reply, ...]:
+    """All replies to one prompt of one probe as its samples: garak's own ids differ from run to run, the prompt does not."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for reply in replies:
+        key = (reply.suite, reply.completion.example.id)
+        found.append(replace(reply, sample=seen[key]))
+        seen[key] += 1
+    return tuple(found)
 
 
 def _attempt(place: str, row: Mapping[str, Any], model: str) -> Iterator[Reply]:
     probe = want(place, row, "probe_classname", str)
     detectors = want(place, row, "detector_results", dict)
-    example = _example(place, want(place, row, "uuid", str), row.get("prompt"), probe)
+    example = _example(place, row.get("prompt"), probe)
     for k, output in enumerate(want(place, row, "outputs", list)):
         scores = {f"garak:{name}": _hit(place, name, values, k) for name, values in detectors.items()}
-        yield Reply(f"garak-{slug(probe)}", model, _completion(example, output), k, {n: (s, "low") for n, s in scores.items()})
+        yield Reply(
+            f"garak-{slug(probe)}", model, _completion(example, output), scores={n: (s, "low") for n, s in scores.items()}
+        )
 
 
 def _hit(place: str, detector: str, values: object, k: int) -> Score:
@@ -58,10 +73,11 @@ def _hit(place: str, detector: str, values: object, k: int) -> Score:
     return number(values[k])
 
 
-def _example(place: str, name: str, prompt: object, probe: str) -> Example:
+def _example(place: str, prompt: object, probe: str) -> Example:
     messages = _messages(place, prompt)
+    name = digest([[m.role, m.content] for m in messages])
     tags = frozenset({f"category:{probe.partition('.')[0]}"})
-    return Example(name, messages, tags=tags, source=f"garak:{probe}", group=digest([m.content for m in messages]))
+    return Example(name, messages, tags=tags, source=f"garak:{probe}", group=name)
 
 
 def _messages(place: str, prompt: object) -> tuple[Message, ...]:
@@ -96,13 +112,13 @@ def _hits(path: Path, document: Sequence[Located]) -> Log:
         name, k = want(place, row, "attempt_id", str), want(place, row, "attempt_idx", int, 0)
         probe, detector = want(place, row, "probe", str), want(place, row, "detector", str)
         if (name, k) not in found:
-            example = _example(place, name, row.get("prompt"), probe)
+            example = _example(place, row.get("prompt"), probe)
             model = want(place, row, "generator", str, "garak").rpartition(" ")[2]
             found[name, k] = (_completion(example, row.get("output")), probe, model, {})
         found[name, k][3][f"garak:{detector}"] = number(row.get("score"))
-    replies = tuple(
-        Reply(f"garak-{slug(probe)}", model, completion, k, {n: (s, "low") for n, s in scores.items()})
-        for (_, k), (completion, probe, model, scores) in found.items()
+    replies = _numbered(
+        Reply(f"garak-{slug(probe)}", model, completion, scores={n: (s, "low") for n, s in scores.items()})
+        for completion, probe, model, scores in found.values()
     )
     return Log("garak", replies, {"hits_only": True, "decoding": {}}, (HITS_ONLY, *UNKNOWN))
 
