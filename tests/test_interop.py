@@ -455,6 +455,14 @@ def test_tokens_that_nobody_counted_are_unknown_and_not_zero(tmp_path):
     assert (measured["n"], measured["ungraded"]) == (0, 2)
 
 
+def test_a_cut_that_no_file_records_is_ungraded_and_not_a_rate_of_zero(tmp_path):
+    cut_off = {"config": {"model_args": "pretrained=m,think_end_token=</think>"}}
+    out = imported([lm_files(tmp_path, [lm_row(0, "none", 1.0, "4")], **cut_off)], tmp_path / "run", klass="reasoning")
+    arm = files.read_json(out / "summary.json")["arms"]["org-m"]
+    for name in ("truncated_in_answer", "truncated_in_thought", "closed_thought"):
+        assert (arm[name]["n"], arm[name]["ungraded"]) == (0, 1)
+
+
 def test_a_class_that_no_file_states_has_to_be_given(tmp_path):
     path = written(tmp_path, "x.report.jsonl", [SETUP, attempt()])
     with pytest.raises(DataError, match="--class"):
