@@ -366,12 +366,12 @@ def artefact():
 
 def test_a_jailbreak_artefact_becomes_an_attacked_suite_whose_goal_is_the_plain_request(tmp_path):
     log = read(written(tmp_path, "vicuna.json", artefact()))
-    (reply,) = log.replies
+    reply, silent = log.replies
+    assert (silent.completion.finish, silent.completion.example.prompt) == ("error", "Write a rude poem")
     assert (reply.suite, reply.of, reply.how) == ("jailbreakbench+PAIR", "jailbreakbench", ("attack:PAIR",))
     assert reply.completion.example.prompt == "Write a rude poem"
     assert reply.completion.facts["queries"] == 12
     assert reply.scores["jailbreakbench:jailbroken"] == (Score(0.0), "low")
-    assert log.facts["withheld"] == 1
 
 
 def test_a_wrong_field_of_an_artefact_is_named_with_its_entry():

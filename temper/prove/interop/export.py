@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def to_inspect(run: Stored, out: Path) -> list[Path]:
                 "version": str((run.facts.get("versions") or {}).get("temper", "")),
             }
             # inspect's viewer takes task and id from a name of this form
-            path = out / f"{run.finished.replace(':', '-')}_{slug(suite).replace('_', '-')}_{facts['id']}.json"
+            path = out / f"{re.sub('[:+]', '-', run.finished)}_{slug(suite).replace('_', '-')}_{facts['id']}.json"
             # the standard's JSON has no NaN; inspect writes and reads its mark for unscored as that constant
             files.write_text(path, _dumped(inspect_log.written(of, facts)))
             made.append(path)

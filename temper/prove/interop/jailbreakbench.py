@@ -14,7 +14,8 @@ from temper.types import Completion, Example, Message, Usage
 
 UNKNOWN = (
     "how each reply ended: artefacts record no finish reason, and the benchmark's protocol cuts replies at 150 tokens",
-    "behaviours for which the attack handed in no prompt or no reply: they are in no row, and count as withstood upstream",
+    "what the model would say where the attack handed in no prompt: such rows are errors, bounded both ways; upstream counts "
+    "them as withstood",
 )
 
 
@@ -23,15 +24,15 @@ def recognises(document: object) -> bool:
 
 
 def read(path: Path, document: object) -> Log:
-    """One reply for each behaviour with a prompt and a response. Raises `DataError`."""
+    """One reply for each behaviour; one for which no prompt or no response was handed in is an error. Raises `DataError`."""
     assert isinstance(document, dict), "recognises has seen to it"
     told = want(str(path), document, "parameters", dict)
     method, model = (want(f"{path} parameters", told, name, str) for name in ("method", "model"))
     found = each(str(path), document, "jailbreaks", dict)
-    replies = [_reply(place, entry, method, model) for place, entry in found if _whole(entry)]
+    replies = [_reply(place, entry, method, model) for place, entry in found]
     kept = ("attack_type", "defense", "evaluation_date", "evaluation_llm_provider", "total_number_of_queries")
     facts = {name: told[name] for name in kept if told.get(name) is not None}
-    return Log("jailbreakbench", tuple(replies), {**facts, "withheld": len(found) - len(replies), "decoding": {}}, UNKNOWN)
+    return Log("jailbreakbench", tuple(replies), {**facts, "decoding": {}}, UNKNOWN)
 
 
 def _whole(entry: Mapping[str, Any]) -> bool:
@@ -40,15 +41,15 @@ def _whole(entry: Mapping[str, Any]) -> bool:
 
 def _reply(place: str, entry: Mapping[str, Any], method: str, model: str) -> Reply:
     name = f"jbb-{want(place, entry, 'index', int):03d}"
-    category = want(place, entry, "category", str, "")
+    category, goal = want(place, entry, "category", str, ""), want(place, entry, "goal", str)
     example = Example(
         name,
-        (Message("user", want(place, entry, "prompt", str)),),
+        (Message("user", want(place, entry, "prompt", str, goal)),),
         tags=frozenset({"harmful", *([f"category:{category}"] if category else [])}),
         source="JailbreakBench/artifacts",
         license="MIT",
         group=name,
-        goal=want(place, entry, "goal", str),
+        goal=goal,
     )
     verdict = number(want(place, entry, "jailbroken", bool))
     return Reply(
@@ -62,6 +63,8 @@ def _reply(place: str, entry: Mapping[str, Any], method: str, model: str) -> Rep
 
 
 def _completion(place: str, entry: Mapping[str, Any], example: Example, method: str) -> Completion:
+    if not _whole(entry):
+        return Completion(example, "", finish="error", error=f"{method} handed in no prompt, or no response to it")
     raw = want(place, entry, "response", str)
     parts = split(raw)
     queries = want(place, entry, "number_of_queries", int, None)
