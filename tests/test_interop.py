@@ -621,3 +621,45 @@ def test_an_unknown_format_and_an_empty_folder_are_clear_errors(run, tmp_path):
         export(run, "parque", tmp_path)
     with pytest.raises(StorageError, match="holds no rows"):
         export(tmp_path, "csv", tmp_path)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def temper():
+    """Our verbs with a stand-in for the refusal grader's networks."""
+    from typer.testing import CliRunner
+
+    from temper.cli import app
+
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_import_and_export_meet_on_the_command_line(temper, tmp_path, monkeypatch):
+    monkeypatch.setattr("temper.catalog.grader", lambda name: REFUSAL)
+    told = temper("import", FIXTURES / "made-up.eval", "--out", tmp_path / "run")
+    assert told.exit_code == 0, told.output
+    assert "10 replies by inspect" in told.output
+    assert (tmp_path / "run" / "report.html").is_file()
+    told = temper("export", tmp_path / "run", "--to", "inspect", "--out", tmp_path / "logs")
+    assert Path(told.output.strip()).is_file()
+
+
+def test_import_says_what_the_file_leaves_unsaid(temper, tmp_path, monkeypatch):
+    monkeypatch.setattr("temper.catalog.grader", lambda name: REFUSAL)
+    path = written(tmp_path, "x.report.jsonl", [SETUP, attempt()])
+    told = temper("import", path, "--class", "benign", "--out", tmp_path / "run")
+    assert "unknown: how each reply ended" in told.output
+
+
+def test_a_class_that_is_none_is_a_usage_error(temper, tmp_path):
+    told = temper("import", FIXTURES / "made-up.eval", "--class", "evil", "--out", tmp_path / "run")
+    assert isinstance(told.exception, UsageError)
+    assert "harmful, borderline, benign, reasoning" in str(told.exception)
+
+
+def test_every_writer_is_named_in_the_help():
+    from temper.cli.interop import FORMATS
+
+    assert FORMATS.split(", ") == list(WRITERS)

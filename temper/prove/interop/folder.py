@@ -4,6 +4,7 @@ Their scores keep their scorer's name and become metrics of their own; none beco
 every answer, because without it nobody knows what became of a reply; the file's own words on that stay beside it.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -136,6 +137,7 @@ def _facts(
         "seed": 0,
         "versions": machine.versions(),
         "model": {"name": ", ".join(models), "sha256": "", "parameters": 0},
+        "finished": time.time(),
         "arms": {arm: [] for arm in dict.fromkeys(arm for _, arm in grouped)},
         "graders": theirs | {g.name: _ours(g, panel) for g in panel.all()},
         "recipe": {"seed": 0, "prove": {"suites": list(dict.fromkeys(s for s, _ in grouped)), **_known(asked)}},

@@ -358,11 +358,20 @@ def _sample(row: Mapping[str, Any], model: str) -> dict[str, Any]:
         "target": row["target"] or "",
         "messages": [*asked, *([] if failed else [said])],
         "output": _output(row, said, model),
+        **_spent(row, model),
         "scores": {name: _given(score) for name, score in row["scores"].items()},
         "metadata": {name: row[name] for name in kept if row.get(name)} | goal,
         "uuid": row["key"],
         **failed,
     }
+
+
+def _spent(row: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What the viewer's columns of tokens and duration read; nothing where nobody counted."""
+    usage = row.get("usage") or {}
+    if usage.get("completion_tokens") is None:
+        return {}
+    return {"model_usage": {model: _total([row]) | _thinking(usage)}, "total_time": usage.get("seconds")}
 
 
 def _said(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def _reply(place: str, row: Mapping[str, Any], suite: str) -> Reply:
     raw = want(f"{place} prompt", want(place, row, "prompt", dict), "raw", str)
     provider = row.get("provider")
     model = str(provider.get("label") or provider.get("id") if isinstance(provider, dict) else provider or "promptfoo")
-    told = want(place, row, "metadata", dict, {})
+    told = want(place, row, "testCase", dict, {}).get("metadata") or want(place, row, "metadata", dict, {})
     example = Example(
         digest(raw), _messages(raw), tags=frozenset(c for c in CLASSES if told.get("class") == c), source=f"promptfoo:{suite}"
     )
