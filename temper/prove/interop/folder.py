@@ -46,7 +46,9 @@ def write(logs: Sequence[tuple[Path, Log]], out: Path, panel: Panel, wanted: Wan
     for (suite, arm), of in rows.items():
         folder = out / "evals" / f"{suite}@{arm}"
         append_rows(folder / "rows.jsonl", of)
-        seal(folder, {"address": digest([r["key"] for r in of]), "n": len(of)})
+        address = digest([r["key"] for r in of])
+        write_json(folder / "asked.json", {"address": address})
+        seal(folder, {"address": address, "n": len(of)})
     write_json(out / "run.json", _facts(logs, grouped, panel, ends, out.name, command))
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for (_, arm), of in rows.items():
@@ -129,7 +131,8 @@ def _facts(
         "temperature": decoding.get("temperature"),
         "top_p": decoding.get("top_p"),
     }
-    theirs = {n: _grader(f"as the file has it: {n.partition(':')[0]}'s own scorer", end) for n, end in ends.items()}
+    theirs = {n: _grader(f"as the file has it: {n.partition(':')[0]}'s own scorer", end, "imported") for n, end in ends.items()}
+    settings = {"gold": panel.gold.name if panel.gold else "gold", "graders": list(_own(panel)), "standard": False}
     return {
         "name": name,
         "command": command,
@@ -140,7 +143,7 @@ def _facts(
         "finished": time.time(),
         "arms": {arm: [] for arm in dict.fromkeys(arm for _, arm in grouped)},
         "graders": theirs | {g.name: _ours(g, panel) for g in panel.all()},
-        "recipe": {"seed": 0, "prove": {"suites": list(dict.fromkeys(s for s, _ in grouped)), **_known(asked)}},
+        "recipe": {"seed": 0, "prove": {"suites": list(dict.fromkeys(s for s, _ in grouped)), **settings, **_known(asked)}},
         "data": {suite: _data(replies) for (suite, _), replies in grouped.items()},
         "evals": {},
         "imported": [_source(path, log) for path, log in logs],
@@ -151,13 +154,13 @@ def _known(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _grader(card: str, better: Better) -> dict[str, Any]:
-    return {"identity": "", "weights": "", "inside": [], "better": better, "role": "monitor", "card": card}
+def _grader(card: str, better: Better, role: str) -> dict[str, Any]:
+    return {"identity": "", "weights": "", "inside": [], "better": better, "role": role, "card": card}
 
 
 def _ours(grader: Named, panel: Panel) -> dict[str, Any]:
     known = {"identity": grader.identity, "weights": grader.weights, "inside": sorted(grader.inside)}
-    return _grader(grader.card, grader.better) | known | {"role": "gold" if grader is panel.gold else "monitor"}
+    return _grader(grader.card, grader.better, "gold" if grader is panel.gold else "monitor") | known
 
 
 def _data(replies: Sequence[Reply]) -> dict[str, Any]:
