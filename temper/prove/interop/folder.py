@@ -112,7 +112,7 @@ def _with_theirs(row: Row, reply: Reply, ends: Mapping[str, Better]) -> Row:
     }
     row["scores"] |= theirs
     if reply.completion.usage is None:  # nobody counted: unknown is not 0
-        row["usage"] = dict.fromkeys(row["usage"])
+        row["usage"] = None
     return row
 
 
