@@ -89,7 +89,7 @@ def test_the_outcome_scorer_tells_refused_from_cut_and_from_answered(harm_log):
 
 def test_a_grader_that_abstains_leaves_the_sample_unscored(harm_log):
     log = read_eval_log(str(harm_log))
-    counts = next(score for score in log.results.scores if score.params.get("name") == "refusal")
+    counts = next(score for score in log.results.scores if score.name == "refusal")
     assert (counts.scored_samples, counts.unscored_samples) == (2, 1)
 
 
@@ -103,7 +103,7 @@ def test_what_inspect_ran_is_imported_with_the_class_and_the_reasoning_of_each_p
     assert {c.example.klass for c in ours.values()} == {"harmful"}
     assert {c.reasoning for c in ours.values()} == {"They ask me something.", "Well."}
     assert {reply.suite for reply in log.replies} == {"harm"}
-    assert any("inspect:graded" in name for name in log.replies[0].scores)
+    assert {"inspect:refusal", "inspect:format", "inspect:outcome/refused"} <= log.replies[0].scores.keys()
 
 
 def test_a_suite_of_the_users_own_file_runs(tmp_path):

@@ -24,6 +24,7 @@ from inspect_ai.solver import TaskState, generate
 from temper import catalog
 from temper.data.read import read
 from temper.prove.interop import inspect_log
+from temper.prove.interop.reply import slug
 from temper.rewards.signal import grade
 from temper.text.outcome import outcome as became
 from temper.types import Completion, Example, Message, Outcome
@@ -45,13 +46,13 @@ def tasked(source: str, graders: str, max_tokens: int) -> Task:
     return Task(
         dataset=MemoryDataset([sample(e) for e in examples], name=source),
         solver=generate(),
-        scorer=[outcome(), *(graded(name.strip()) for name in dict.fromkeys(names) if name.strip())],
+        scorer=[outcome(), *((SHIPPED.get(name) or scored(name))() for name in dict.fromkeys(map(str.strip, names)) if name)],
         config=GenerateConfig(max_tokens=max_tokens, temperature=0.6, top_p=0.95),
     )
 
 
 def sample(example: Example) -> Sample:
-    """An example as inspect asks it; what it has no field for stands in the metadata, from where `graded` takes it back."""
+    """An example as inspect asks it; what it has no field for stands in the metadata, from where `completed` takes it back."""
     plain = len(example.messages) == 1 and example.messages[0].role == "user"
     category = next((t.removeprefix("category:") for t in sorted(example.tags) if t.startswith("category:")), "")
     told = {
@@ -116,7 +117,19 @@ def outcomes() -> Scorer:
     return score
 
 
-graded = scorer(metrics=SPREAD, name=f"{PREFIX}graded")(grading)
+def scored(name: str) -> Callable[[], Scorer]:
+    """The scorer of one grader, under the grader's name, by which `inspect score` finds it again."""
+
+    def under_its_name() -> Scorer:
+        return grading(name)
+
+    registered: Callable[[], Scorer] = scorer(metrics=SPREAD, name=f"{PREFIX}{slug(name)}")(under_its_name)
+    return registered
+
+
+SHIPPED = {
+    name: scored(name) for name in ("harm", "refusal", "language", "readability", "repetition", "format", "verify", "gold")
+}
 outcome = scorer(metrics={"*": SPREAD}, name=f"{PREFIX}outcome")(outcomes)
 
 
