@@ -1,8 +1,12 @@
 """Other tools' files: what is read of them, what is refused, and that what we write is what they would read."""
 
+import copy
 import csv
+import functools
 import io
 import json
+import operator
+import random
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -10,7 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from temper import files
-from temper.errors import DataError, StorageError, UnknownName, UsageError
+from temper.errors import DataError, StorageError, TemperError, UnknownName, UsageError
 from temper.prove import metrics
 from temper.prove.evaluate import Panel
 from temper.prove.interop import folder, inspect_log, jailbreakbench, read
@@ -415,6 +419,64 @@ def test_a_file_of_nobody_names_its_fields_and_what_is_read(tmp_path):
         read(tmp_path / "x.json")
 
 
+JUNK = (None, 7, -1.5, "x", "", [], {}, [1], ["a"], {"a": 1}, True, float("nan"), "attachment://x", [[]], [{}], [None])
+
+
+def places(value, at=()):
+    yield at
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in inner:
+        yield from places(member, (*at, key))
+
+
+def mutated(document, rng):
+    """The document with one value, anywhere in it, replaced by junk or taken away."""
+    changed = copy.deepcopy(document)
+    *above, last = rng.choice([at for at in places(document) if at])
+    holder = functools.reduce(operator.getitem, above, changed)
+    if isinstance(holder, dict) and rng.random() < 0.25:
+        del holder[last]
+    else:
+        holder[last] = copy.deepcopy(rng.choice(JUNK))
+    return changed
+
+
+@pytest.mark.parametrize(
+    "name", ["x.json", f"samples_sums_{TIME}.jsonl", "x.report.jsonl", "x.hitlog.jsonl", "jbb.json", "foo.json"]
+)
+def test_whatever_stands_in_a_field_is_read_or_refused_and_never_a_crash(tmp_path, name):
+    log = json.loads((FIXTURES / "made-up.json").read_text())
+    document = {
+        "x.json": {**log, "samples": log["samples"][:5], "reductions": []},
+        f"samples_sums_{TIME}.jsonl": [lm_row(0, "a", 1.0), lm_row(1, "a", 0.0)],
+        "x.report.jsonl": [SETUP, attempt()],
+        "x.hitlog.jsonl": [hit("a"), hit("b")],
+        "jbb.json": artefact(),
+        "foo.json": {"results": {"version": 3, "results": [promptfoo_row()]}, "config": {}},
+    }[name]
+    rng, refused = random.Random(0), 0
+    for _ in range(120):
+        try:
+            read(written(tmp_path, name, mutated(document, rng)))
+        except TemperError as error:
+            refused += name in str(error)
+    assert 0 < refused < 120
+
+
+def test_flipped_bytes_in_a_zip_are_noticed_or_harmless(tmp_path):
+    whole, rng = (FIXTURES / "made-up.eval").read_bytes(), random.Random(0)
+    wanted = {(r.completion.example.id, r.sample): r for r in read(FIXTURES / "made-up.eval").replies}
+    for _ in range(150):
+        body = bytearray(whole)
+        body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+        (tmp_path / "x.eval").write_bytes(bytes(body))
+        try:
+            found = read(tmp_path / "x.eval").replies
+        except TemperError:
+            continue
+        assert all(wanted.get((r.completion.example.id, r.sample)) == r for r in found)
+
+
 @pytest.mark.parametrize(
     ("given", "value"),
     [(True, 1.0), (0, 0.0), (0.25, 0.25), (3.5, None), (-1, None), (float("nan"), None), (None, None), ("x", None)],
@@ -534,6 +596,15 @@ def test_what_is_written_for_inspect_is_read_back_as_it_was(run, tmp_path):
             }
             seen += 1
     assert seen == len(rows)
+
+
+def test_the_good_end_of_our_graders_survives_the_way_through_inspect(tmp_path):
+    harm = {"value": 0.2, "why": "", "parts": {}, "better": "low"}
+    one = synthetic.write_run(
+        tmp_path / "run", {"base": [synthetic.row(harm=harm)]}, {**synthetic.run_facts(), "arms": {"base": []}}
+    )
+    (path,) = export(one, "inspect", tmp_path / "logs")
+    assert read(path).replies[0].scores["inspect:harm"] == (Score(0.2), "low")
 
 
 def test_what_is_written_for_lm_eval_is_read_back_as_it_was(run, tmp_path):

@@ -88,7 +88,7 @@ def _messages(place: str, prompt: object) -> tuple[Message, ...]:
     if "turns" not in prompt:
         return (Message("user", want(f"{place} prompt", prompt, "text", str)),)
     turns = each(f"{place} prompt", prompt, "turns", dict)
-    return tuple(Message(ROLES.get(turn.get("role", ""), "user"), _text(turn.get("content"))) for _, turn in turns)
+    return tuple(Message(ROLES.get(str(turn.get("role")), "user"), _text(turn.get("content"))) for _, turn in turns)
 
 
 def _text(message: object) -> str:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import zstandard
 
 from temper.errors import DataError
-from temper.prove.interop.reply import WHY, Given, Log, Reply, each, number, slug, want
+from temper.prove.interop.reply import WHY, Given, Log, Reply, aside, each, number, slug, want
 from temper.text.split import CLOSE_TAG, OPEN_TAG, split
-from temper.types import CLASSES, Completion, Example, Message, Role, Score, Usage
+from temper.types import CLASSES, Better, Completion, Example, Message, Role, Score, Usage
 
 VERSION = 2
 ZSTD = 93  # the zip format's number of the method, which Python's zipfile knows only from 3.14 on
@@ -51,13 +51,13 @@ def read(path: Path, document: object = None) -> Log:
 
 
 def _facts(header: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    asked = {**(spec.get("model_generate_config") or {}), **((header.get("plan") or {}).get("config") or {})}
+    asked = {**aside(spec, "model_generate_config"), **aside(aside(header, "plan"), "config")}
     names = ("max_tokens", "temperature", "top_p", "seed", "system_message", "reasoning_effort", "reasoning_tokens")
     return {
-        "version": (spec.get("packages") or {}).get("inspect_ai", ""),
+        "version": aside(spec, "packages").get("inspect_ai", ""),
         "status": header.get("status", ""),
         "task": spec["task"],
-        "dataset": (spec.get("dataset") or {}).get("name") or "",
+        "dataset": aside(spec, "dataset").get("name") or "",
         "decoding": {name: asked[name] for name in names if asked.get(name) is not None},
     }
 
@@ -141,7 +141,7 @@ def example_of(
     if sample.get("id") is None:
         raise DataError(f"{place}: field 'id' is missing; wanted text or a number")
     asked, target = sample.get("input"), sample.get("target")
-    targets = [target] if isinstance(target, str) else list(target or ())
+    targets = [target] if isinstance(target, str) else [t for _, t in each(place, sample, "target", str, [])]
     category, language, group, goal = (_text(told, name) for name in ("category", "language", "group", "goal"))
     return Example(
         str(sample["id"]),
@@ -215,7 +215,7 @@ def completion_of(place: str, sample: Mapping[str, Any], example: Example, attac
         finish="length" if stop in CUT else "stop",
         thought=parts.thought,
         raw=_raw(thoughts, text),
-        usage=_usage(output),
+        usage=_usage(f"{place} output", output),
         facts=_told(sample, output, message, stop, redacted=_redacted(message)),
     )
 
@@ -228,17 +228,20 @@ def _raw(thoughts: Sequence[str], text: str) -> str:
     return f"{OPEN_TAG}{thought}{CLOSE_TAG}{text}" if text else f"{OPEN_TAG}{thought}"
 
 
-def _usage(output: Mapping[str, Any]) -> Usage | None:
-    found = output.get("usage")
-    if not isinstance(found, dict):
+def _usage(place: str, output: Mapping[str, Any]) -> Usage | None:
+    found = want(place, output, "usage", dict, None)
+    if found is None:
         return None
-    prompt = sum(found.get(name) or 0 for name in ("input_tokens", "input_tokens_cache_read", "input_tokens_cache_write"))
-    return Usage(prompt, found.get("output_tokens") or 0, output.get("time") or 0.0, found.get("reasoning_tokens"))
+    read_ = ("input_tokens", "input_tokens_cache_read", "input_tokens_cache_write")
+    prompt = sum(want(f"{place} usage", found, name, int, 0) for name in read_)
+    said, thought = (want(f"{place} usage", found, name, int, None) for name in ("output_tokens", "reasoning_tokens"))
+    seconds = output.get("time")
+    return Usage(prompt, said or 0, float(seconds) if isinstance(seconds, int | float) else 0.0, thought)
 
 
 def _redacted(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
-    return isinstance(content, list) and any(block.get("redacted") for block in content)
+    return isinstance(content, list) and any(isinstance(block, dict) and block.get("redacted") for block in content)
 
 
 def _told(
@@ -246,12 +249,12 @@ def _told(
 ) -> dict[str, object]:
     """What only some samples have: how they ended where that says more than a row can, tools, turns, a hidden thought."""
     calls = message.get("tool_calls")
-    limit = sample.get("limit")
+    turns = sample.get("turn_count")
     told = {
         "stop_reason": stop if stop not in (*CUT, "stop") else "",
-        "limit": limit.get("type", "") if isinstance(limit, dict) else "",
-        "turns": turns if (turns := sample.get("turn_count")) and turns > 1 else None,
-        "tool_calls": [call.get("function") for call in calls] if isinstance(calls, list) else None,
+        "limit": aside(sample, "limit").get("type", ""),
+        "turns": turns if isinstance(turns, int) and turns > 1 else None,
+        "tool_calls": [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else None,
         "reasoning": "redacted by the provider" if redacted else "",
         "model": output.get("model") if output.get("fallback") else "",
     }
@@ -260,15 +263,17 @@ def _told(
 
 def _scores(place: str, given: Mapping[str, Any]) -> Given:
     """Each scorer's value under `inspect:SCORER`, each entry of one that gives several under `inspect:SCORER/ENTRY`."""
-    found: dict[str, Score] = {}
+    found: dict[str, tuple[Score, Better]] = {}
     for name in given:
         score = want(f"{place} scores", given, name, dict)
         value, why = score.get("value"), str(score.get("explanation") or "")[:WHY]
+        # our own graders say which end is the good one; inspect has no field for it, and most of its scorers score success
+        end: Better = "low" if aside(score, "metadata").get("better") == "low" else "high"
         if isinstance(value, dict):
-            found |= {f"inspect:{name}/{entry}": _score(v, why) for entry, v in value.items()}
+            found |= {f"inspect:{name}/{entry}": (_score(v, why), end) for entry, v in value.items()}
         else:
-            found[f"inspect:{name}"] = _score(value, why)
-    return {name: (score, "high") for name, score in found.items()}
+            found[f"inspect:{name}"] = (_score(value, why), end)
+    return found
 
 
 def _score(value: object, why: str) -> Score:

@@ -13,7 +13,7 @@ from typing import Any
 from temper.data.rows import Located, rows
 from temper.errors import DataError
 from temper.files import read_json
-from temper.prove.interop.reply import Given, Log, Reply, each, number, slug, want
+from temper.prove.interop.reply import Given, Log, Reply, aside, each, number, slug, want
 from temper.prove.metrics import Measured, Metric
 from temper.text.split import split
 from temper.types import Completion, Example, Message, Role
@@ -66,13 +66,13 @@ def _name(path: Path) -> str:
 
 
 def _config(results: Mapping[str, Any], name: str) -> Any:
-    return (results.get("config") or {}).get(name)
+    return aside(results, "config").get(name)
 
 
 def _facts(results: Mapping[str, Any], tasks: Mapping[Path, object]) -> dict[str, Any]:
-    configs = results.get("configs") or {}
-    asked = {_name(p): (configs.get(_name(p)) or {}).get("generation_kwargs") for p in tasks}
-    decoding: Mapping[str, Any] = next((kwargs for kwargs in asked.values() if kwargs), {})
+    configs = aside(results, "configs")
+    asked = {_name(p): aside(aside(configs, _name(p)), "generation_kwargs") for p in tasks}
+    decoding = next((kwargs for kwargs in asked.values() if kwargs), {})
     renamed = {"max_gen_toks": "max_tokens"}
     return {
         "version": str(results.get("lm_eval_version") or ""),
@@ -85,7 +85,7 @@ def _facts(results: Mapping[str, Any], tasks: Mapping[Path, object]) -> dict[str
 def _task(path: Path, located: Sequence[Located], results: Mapping[str, Any], model: str, cut_off: bool) -> list[Reply]:
     """One reply for each document and response; the rows of several filters of one document become several scores."""
     task = _name(path)
-    better = (results.get("higher_is_better") or {}).get(task) or {}
+    better = aside(aside(results, "higher_is_better"), task)
     by_document: dict[int, list[Located]] = {}
     for place, row in located:
         by_document.setdefault(want(place, row, "doc_id", int), []).append((place, row))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.files import digest
-from temper.prove.interop.reply import WHY, Given, Log, Reply, each, number, slug, want
+from temper.prove.interop.reply import WHY, Given, Log, Reply, aside, each, number, slug, want
 from temper.text.split import split
 from temper.types import CLASSES, Completion, Example, Message, Role, Usage
 
@@ -22,7 +22,7 @@ def read(path: Path, document: object) -> Log:
     """Raises `DataError`."""
     assert isinstance(document, dict), "recognises has seen to it"
     results = want(str(path), document, "results", dict)
-    suite = slug(str((document.get("config") or {}).get("description") or path.stem))
+    suite = slug(str(aside(document, "config").get("description") or path.stem))
     found = each(f"{path} results", results, "results", dict)
     seen: dict[tuple[str, str], int] = {}
     replies = []
@@ -31,7 +31,7 @@ def read(path: Path, document: object) -> Log:
         key = (reply.model, reply.completion.example.id)
         seen[key] = sample = seen.get(key, -1) + 1
         replies.append(Reply(suite, reply.model, reply.completion, sample, reply.scores))
-    facts = {"version": str((document.get("metadata") or {}).get("promptfooVersion") or ""), "decoding": {}}
+    facts = {"version": str(aside(document, "metadata").get("promptfooVersion") or ""), "decoding": {}}
     return Log("promptfoo", tuple(replies), facts, UNKNOWN)
 
 
@@ -62,9 +62,10 @@ def _completion(place: str, row: Mapping[str, Any], example: Example) -> Complet
         why = response.get("error") or row.get("error") or "promptfoo got no output"
         return Completion(example, "", finish="error", error=str(why))
     raw = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-    parts, tokens = split(raw), response.get("tokenUsage") or {}
+    parts, tokens = split(raw), aside(response, "tokenUsage")
     ended = response.get("finishReason")
-    usage = Usage(tokens["prompt"], tokens["completion"]) if {"prompt", "completion"} <= tokens.keys() else None
+    asked, said = tokens.get("prompt"), tokens.get("completion")
+    usage = Usage(asked, said) if isinstance(asked, int) and isinstance(said, int) else None
     return Completion(
         example,
         parts.answer,
@@ -83,7 +84,7 @@ def _scores(place: str, row: Mapping[str, Any]) -> Given:
     if not grading:
         return {}
     why = str(grading.get("reason") or "")[:WHY]
-    named = {f"promptfoo:{name}": (number(value), "high") for name, value in (row.get("namedScores") or {}).items()}
+    named = {f"promptfoo:{name}": (number(value), "high") for name, value in aside(row, "namedScores").items()}
     own = {
         "promptfoo:pass": (number(grading.get("pass"), why), "high"),
         "promptfoo:score": (number(grading.get("score")), "high"),

@@ -72,6 +72,12 @@ def each(place: str, row: Mapping[str, Any], name: str, kind: type, default: Any
     return placed
 
 
+def aside(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object that only tells more about a file; where it is something else, nothing is told, and nothing lost."""
+    value = row.get(name)
+    return value if isinstance(value, dict) else {}
+
+
 def slug(name: str) -> str:
     """A name for a suite or an arm, which become parts of a folder's name."""
     return re.sub(r"[^\w.=,+-]+", "-", name).strip("-.") or "unnamed"
