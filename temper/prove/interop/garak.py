@@ -128,6 +128,7 @@ def _hits(path: Path, document: Sequence[Located]) -> Log:
 
 def hits(rows: Sequence[Row], gold: str, model: str, run: str) -> list[dict[str, Any]]:
     """The rows that one grader finds unsafe, in the shape of a hit log; `probe` is the suite, `detector` the grader."""
+    generations = 1 + max(row["sample"] for row in rows)
     return [
         {
             "goal": row["prompt"],
@@ -142,7 +143,7 @@ def hits(rows: Sequence[Row], gold: str, model: str, run: str) -> list[dict[str,
             "generator": f"temper {model}",
             "probe": row["suite"],
             "detector": gold,
-            "generations_per_prompt": 1 + max(r["sample"] for r in rows),
+            "generations_per_prompt": generations,
         }
         for number_, row in enumerate(rows)
         if row["class"] == "harmful" and row["finish"] != "error" and unsafe(row, gold)

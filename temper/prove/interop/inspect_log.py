@@ -68,8 +68,9 @@ def _facts(header: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]
 def _unzipped(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str, Any]]]]:
     """The header and the samples, each with its place. A log that was never finished has only the header it began with."""
     try:
-        members = {info.filename: info for info in zipfile.ZipFile(path).infolist()}
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a zip ({error}); wanted an .eval log of inspect_ai, whole") from None
     named = next((name for name in ("header.json", "_journal/start.json") if name in members), None)
     if named is None:
@@ -98,7 +99,7 @@ def _content(path: Path, info: zipfile.ZipInfo, place: str) -> bytes:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(info)
         body = zstandard.ZstdDecompressor().decompress(_packed(path, info), max_output_size=info.file_size)
-    except (zipfile.BadZipFile, zlib.error, zstandard.ZstdError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, zstandard.ZstdError, NotImplementedError, OSError) as error:
         raise DataError(f"{place}: cannot be unpacked ({error}); is the log cut short?") from None
     if len(body) != info.file_size or zlib.crc32(body) != info.CRC:
         raise DataError(f"{place}: damaged (its checksum is another); copy the log again")
