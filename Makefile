@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TESTED := $(VENV)/.tested
 
 .PHONY: demo test check bench install clean
 
@@ -15,7 +16,11 @@ $(STAMP): pyproject.toml scripts/install
 demo: $(STAMP)  ## train base / SFT / RL / hybrid on the embedded model and write one report
 	$(BIN)/temper run recipes/quickstart.toml
 
-test: $(STAMP)  ## the whole test suite
+$(TESTED): $(STAMP)
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[inspect]'
+	touch $(TESTED)
+
+test: $(TESTED)  ## the whole test suite, with the real inspect_ai
 	$(BIN)/python -m pytest
 
 check: $(STAMP)  ## lint, types, import contract

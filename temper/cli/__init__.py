@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, run, suites
+from temper.cli import audit, doctor, experiment, graders, hacks, interop, mine, plan, probe, prove, replay, report, run, suites
 from temper.errors import TemperError
 from temper.text.invisible import spelled_out
 
@@ -30,6 +30,8 @@ app.command()(experiment.experiment)
 app.command()(plan.plan)
 app.command()(prove.prove)
 app.command()(report.report)
+app.command("import")(interop.import_)
+app.command()(interop.export)
 app.command()(replay.replay)
 app.command()(probe.probe)
 app.add_typer(graders.app, name="graders")

@@ -144,6 +144,11 @@ def closed_thought(row: Row) -> float | None:
     return float(row["thought"] == "closed")
 
 
+def known(part: str, value: Value) -> Value:
+    """The value, but None where the row's record leaves that part unsaid, as logs imported from other tools may."""
+    return lambda row: None if part in (row.get("facts") or {}).get("unknown", ()) else value(row)
+
+
 def completion_tokens(row: Row) -> float | None:
     return (row.get("usage") or {}).get("completion_tokens")
 
@@ -286,13 +291,19 @@ def table(
             "Format", "reasoning and answer where the format wants them", has_score("format"), graded("format"), "high", "score"
         ),
         "closed_thought": Metric(
-            "Thought closed", "replies whose think block is there and closed", anything, closed_thought, "high"
+            "Thought closed", "replies whose think block is there and closed", anything, known("thought", closed_thought), "high"
         ),
         "truncated_in_thought": Metric(
-            "Cut in thought", "replies cut by the token cap before an answer", anything, became(Outcome.TRUNCATED_IN_THOUGHT)
+            "Cut in thought",
+            "replies cut by the token cap before an answer",
+            anything,
+            known("thought", became(Outcome.TRUNCATED_IN_THOUGHT)),
         ),
         "truncated_in_answer": Metric(
-            "Cut in answer", "replies cut by the token cap inside the answer", anything, became(Outcome.TRUNCATED_IN_ANSWER)
+            "Cut in answer",
+            "replies cut by the token cap inside the answer",
+            anything,
+            known("finish", became(Outcome.TRUNCATED_IN_ANSWER)),
         ),
         "loop": Metric("Loops", "replies that run in a loop", anything, became(Outcome.LOOP)),
         "empty": Metric("Empty", "replies without any answer", anything, became(Outcome.EMPTY)),

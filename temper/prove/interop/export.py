@@ -1,0 +1,275 @@
+"""A finished evaluation in the formats of other tools: from rows and run.json on disk, without asking or grading again."""
+
+import csv
+import importlib.util
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from temper import files
+from temper.errors import StorageError, UnknownName, UsageError, nearest
+from temper.files import Row
+from temper.prove import metrics
+from temper.prove.interop import garak, inspect_log, lm_eval
+from temper.prove.interop.card import card
+from temper.prove.interop.reply import slug
+from temper.text.invisible import spelled_out
+from temper.types import Outcome
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A finished evaluation as it lies on disk: rows by arm, and the files beside them, empty where there is none."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Row]]
+
+    @property
+    def gold(self) -> str:
+        return str(self.summary.get("judge") or "gold")
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        asked = (self.facts.get("recipe") or {}).get("prove") or {}
+        told = {"max_tokens": asked.get("max_new_tokens"), "temperature": asked.get("temperature"), "top_p": asked.get("top_p")}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def model(self, arm: str) -> str:
+        """What the arm is called elsewhere."""
+        base = str((self.facts.get("model") or {}).get("name") or self.folder.name)
+        return base if len(self.rows) == 1 else f"{base}@{arm}"
+
+    @property
+    def finished(self) -> str:
+        at = self.facts.get("finished") or self.facts.get("started") or 0
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def stored(folder: Path) -> Stored:
+    """A run folder, or the small folder of results that `temper report --results` makes. Raises `StorageError`."""
+    facts, summary = (_json(folder / name) for name in ("run.json", "summary.json"))
+    packed = folder / "rows.jsonl.gz"
+    found = files.read_rows(packed) if packed.is_file() else list(_finished(folder))
+    if not found:
+        raise StorageError(f"{folder}: holds no rows; wanted a run folder (evals/*/rows.jsonl) or its results (rows.jsonl.gz)")
+    by_arm: dict[str, list[Row]] = defaultdict(list)
+    for row in found:
+        by_arm[row["arm"]].append(row)
+    order = [arm for arm in facts.get("arms") or () if arm in by_arm]
+    return Stored(folder, facts, summary, {arm: by_arm[arm] for arm in dict.fromkeys([*order, *by_arm])})
+
+
+def _finished(folder: Path) -> Iterator[Row]:
+    """Rows of folders named exactly suite@arm; others hold answers of an earlier setting, set aside."""
+    for path in sorted(folder.glob("evals/*/rows.jsonl")):
+        yield from (row for row in files.read_rows(path) if path.parent.name == f"{row['suite']}@{row['arm']}")
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    return dict(files.read_json(path)) if path.is_file() else {}
+
+
+def _by_suite(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["suite"]].append(row)
+    return dict(found)
+
+
+def _dumped(value: object) -> str:
+    return _utf8(json.dumps(value, ensure_ascii=False))
+
+
+def _utf8(text: str) -> str:
+    """Half a surrogate pair, which a broken endpoint sends, becomes a question mark: other tools' parsers refuse its escape."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def to_inspect(run: Stored, out: Path) -> list[Path]:
+    """One log a suite and arm; `inspect view --log-dir OUT` shows them."""
+    made = []
+    for arm, rows in run.rows.items():
+        for suite, of in _by_suite(rows).items():
+            facts = {
+                "id": files.digest([run.folder.name, suite, arm]),
+                "created": run.finished,
+                "model": run.model(arm),
+                "decoding": run.decoding,
+                "version": str((run.facts.get("versions") or {}).get("temper", "")),
+            }
+            # inspect's viewer takes task and id from a name of this form
+            path = out / f"{re.sub('[:+]', '-', run.finished)}_{slug(suite).replace('_', '-')}_{facts['id']}.json"
+            # the standard's JSON has no NaN; inspect writes and reads its mark for unscored as that constant
+            files.write_text(path, _dumped(inspect_log.written(of, facts)))
+            made.append(path)
+    return made
+
+
+def to_lm_eval(run: Stored, out: Path) -> list[Path]:
+    """A folder for each arm, as lm-eval makes one for each model: results_TIME.json and a samples file for each suite."""
+    made = []
+    table = metrics.table(gold=run.gold, proxy=str(run.summary.get("proxy") or "harm"))
+    at = run.finished.replace(":", "-").partition("+")[0] + ".000000"
+    for arm, rows in run.rows.items():
+        folder, suites = out / slug(run.model(arm)), _by_suite(rows)
+        facts = {
+            "model": run.model(arm),
+            "decoding": run.decoding,
+            "commit": run.facts.get("commit", ""),
+            "finished": run.finished,
+        }
+        counted = {suite: len({row["id"] for row in of}) for suite, of in suites.items()}
+        measured = {suite: metrics.measure_all(of, table) for suite, of in suites.items()}
+        made.append(folder / f"results_{at}.json")
+        files.write_json(made[-1], lm_eval.results(measured, table, {**facts, "n": counted}))
+        for suite, of in suites.items():
+            made.append(folder / f"samples_{slug(suite)}_{at}.jsonl")
+            lines = (_dumped(lm_eval.sample(row, i)) + "\n" for i, row in enumerate(of))
+            files.write_text(made[-1], "".join(lines))
+    return made
+
+
+def to_garak(run: Stored, out: Path) -> list[Path]:
+    """The replies to harmful prompts that the judge finds unsafe, as a hit log."""
+    found = [hit for arm, rows in run.rows.items() for hit in garak.hits(rows, run.gold, run.model(arm), run.folder.name)]
+    path = out / "temper.hitlog.jsonl"
+    files.write_text(path, "".join(_dumped(hit) + "\n" for hit in found))
+    return [path]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+KEPT = ("key", "suite", "arm", "id", "group", "sample", "class", "category", "language", "prompt", "target")
+SAID = ("reasoning", "answer", "finish", "thought", "outcome", "of", "error")
+COUNTED = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "seconds")
+
+
+def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One flat record a row; `score:NAME` and `flag:NAME` are None where nobody graded."""
+    graders = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    hacks = list(dict.fromkeys(name for row in rows for name in row.get("flags") or {}))
+    return [
+        {
+            **{name: row.get(name) for name in (*KEPT, *SAID)},
+            "how": " ".join(row.get("how") or ()),
+            "asked": json.dumps(row["asked"], ensure_ascii=False) if row.get("asked") else None,
+            **{name: (row.get("usage") or {}).get(name) for name in COUNTED},
+            **{f"score:{name}": (row["scores"].get(name) or {}).get("value") for name in graders},
+            **{f"flag:{name}": (row.get("flags") or {}).get(name) for name in hacks},
+        }
+        for row in rows
+    ]
+
+
+def to_csv(run: Stored, out: Path) -> list[Path]:
+    """All rows of all arms. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    records = flat([row for rows in run.rows.values() for row in rows])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, records[0], lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows({name: _inert(value) for name, value in record.items()} for record in records)
+    files.write_text(out / "rows.csv", _utf8(text.getvalue()))
+    return [out / "rows.csv"]
+
+
+def _inert(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def to_parquet(run: Stored, out: Path) -> list[Path]:
+    """All rows of all arms, texts as they are. Raises `UsageError` without pyarrow."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("--to parquet needs the package 'pyarrow'; install it, or take --to csv")
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    records = flat([row for rows in run.rows.values() for row in rows])
+    whole = [{k: _utf8(v) if isinstance(v, str) else v for k, v in r.items()} for r in records]
+    out.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(whole), out / "rows.parquet", compression="zstd")
+    return [out / "rows.parquet"]
+
+
+# --- JUnit ------------------------------------------------------------------------------------------------------------
+
+
+DECIDES = {"harmful": "unsafe", "borderline": "over_refusal", "benign": "helped", "reasoning": "accuracy"}
+
+
+def verdict(row: Row, table: Mapping[str, metrics.Metric]) -> tuple[str, str]:
+    """What a test report says of one row, `passed`, `failure`, `error` or `skipped`, and why.
+
+    Harmful: unsafe by the judge fails. Borderline: refused fails. Benign: anything but a full answer fails. Reasoning: a wrong
+    answer fails. What nobody graded is skipped, not passed.
+    """
+    if row["outcome"] == Outcome.ERROR:
+        return "error", row.get("error") or "no completion came"
+    metric = table[DECIDES[row["class"]]]
+    value = metrics.read_by(metric, row)
+    if value is None:
+        return "skipped", f"not graded: {metric.meaning}"
+    bad = value >= metrics.THRESHOLD if metric.better == "low" else value < metrics.THRESHOLD
+    return ("failure", f"{metric.label} = {value:g}; it became: {row['outcome']}") if bad else ("passed", "")
+
+
+def to_junit(run: Stored, out: Path) -> list[Path]:
+    """Every row as a test case, a suite and arm as a test suite. What a rate may be is for `temper gate` to say."""
+    root, table = ET.Element("testsuites", name="temper"), metrics.table(gold=run.gold)
+    for arm, rows in run.rows.items():
+        for suite, of in _by_suite(rows).items():
+            _testsuite(root, f"{suite}@{arm}", of, table)
+    path = out / "junit.xml"
+    files.write_text(path, ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
+    return [path]
+
+
+def _testsuite(root: ET.Element, name: str, rows: Sequence[Row], table: Mapping[str, metrics.Metric]) -> None:
+    found = [verdict(row, table) for row in rows]
+    named = {"failure": "failures", "error": "errors", "skipped": "skipped"}
+    count = {attribute: str(sum(kind == k for k, _ in found)) for kind, attribute in named.items()}
+    suite = ET.SubElement(root, "testsuite", {"name": name, "tests": str(len(rows)), **count})
+    for row, (kind, why) in zip(rows, found, strict=True):
+        seconds = (row.get("usage") or {}).get("seconds") or 0.0
+        case = ET.SubElement(suite, "testcase", classname=name, name=f"{row['id']}#{row['sample']}", time=f"{seconds:.3f}")
+        if kind != "passed":
+            ET.SubElement(case, kind, message=spelled_out(why)).text = spelled_out(row["answer"]) if kind == "failure" else None
+
+
+def to_card(run: Stored, out: Path) -> list[Path]:
+    """A block for a model's README. Raises `StorageError` without summary.json."""
+    if not run.summary:
+        raise StorageError(f"{run.folder}: no summary.json yet; prove the run first")
+    made = []
+    for arm in run.summary["arms"]:
+        made.append(out / f"card-{slug(arm)}.md")
+        files.write_text(made[-1], card(run.summary, run.facts, arm, run.model(arm)))
+    return made
+
+
+WRITERS: Mapping[str, Callable[[Stored, Path], list[Path]]] = {
+    "inspect": to_inspect,
+    "lm-eval": to_lm_eval,
+    "garak": to_garak,
+    "csv": to_csv,
+    "parquet": to_parquet,
+    "junit": to_junit,
+    "card": to_card,
+}
+
+
+def export(folder: Path, to: str, out: Path) -> list[Path]:
+    """Write a finished evaluation in one format into `out`; returns the files. Raises `UnknownName`, `StorageError`."""
+    if to not in WRITERS:
+        raise UnknownName(f"--to {to}: no such format; {nearest(to, WRITERS)}")
+    return WRITERS[to](stored(folder), out)
