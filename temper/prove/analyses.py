@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from temper.prove import sensitivity, variability
 from temper.prove.evidence import Evidence
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {}
+ANALYSES: Mapping[str, Analysis] = {"sensitivity": sensitivity.analyse, "variability": variability.analyse}
