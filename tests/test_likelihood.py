@@ -77,6 +77,22 @@ def test_posix_crosses_the_answers_of_every_condition_with_the_prompts_of_every_
     assert found["value"] > 0
 
 
+def test_every_condition_has_its_turn_where_there_are_more_than_are_crossed(loaded):
+    from temper.prove.posix import CROSSED, likelihoods
+    from temper.prove.rewrite import rewritten
+
+    plain = Suite("s", tuple(Example(f"e{i}", (Message("user", f"Why {i}?"),), tags=frozenset({"benign"})) for i in range(3)))
+    suites = [plain, *(rewritten(plain, f"paraphrase={level}") for level in (1, 2, 3, 4)), rewritten(plain, "shots=1")]
+    rows = [
+        {"suite": s.name, "of": s.of, "id": e.id, "group": e.id, "class": "benign", "sample": 0, "finish": "stop", "raw": "So."}
+        for s in suites
+        for e in s.examples
+    ]
+    lines = list(likelihoods(loaded, suites, rows))
+    assert len(lines) == 3 * CROSSED**2
+    assert {line["asked"] for line in lines} == {s.name for s in suites}
+
+
 def test_posix_is_zero_where_every_prompt_is_the_same_prompt(loaded):
     from temper.prove.posix import likelihoods, posix
 
@@ -87,3 +103,28 @@ def test_posix_is_zero_where_every_prompt_is_the_same_prompt(loaded):
         for name, raw in (("s", "Because."), ("s+x", "Why not?"))
     ]
     assert posix(list(likelihoods(loaded, [plain, twin], rows)))["benign"]["value"] == pytest.approx(0, abs=1e-5)
+
+
+def test_lines_are_written_once_an_address_and_none_for_a_model_elsewhere(loaded, tmp_path, monkeypatch):
+    from temper.models.local import Local
+    from temper.prove import posix
+    from temper.prove.rewrite import rewritten
+    from temper.samplers.scripted import Scripted
+
+    plain = Suite("s", (ASKED,))
+    suites = [plain, rewritten(plain, "paraphrase=1")]
+    rows = [
+        {"suite": s.name, "of": s.of, "id": "a", "group": "a", "class": "benign", "sample": 0, "finish": "stop", "raw": "So."}
+        for s in suites
+    ]
+    posix.store(tmp_path / "x", Local(loaded), suites, rows, address="1")
+    assert posix.stored(tmp_path / "x", "1")
+    assert len(posix.lines(tmp_path / "x")) == 4
+    monkeypatch.setattr(posix, "likelihoods", lambda *_, **__: [{"asked anew": True}])
+    posix.store(tmp_path / "x", Local(loaded), suites, rows, address="1")
+    assert len(posix.lines(tmp_path / "x")) == 4
+    posix.store(tmp_path / "x", Local(loaded), suites, rows, address="2")
+    assert posix.lines(tmp_path / "x") == [{"asked anew": True}]
+    posix.store(tmp_path / "y", Scripted("So."), suites, rows, address="1")
+    assert posix.stored(tmp_path / "y", "1")
+    assert posix.lines(tmp_path / "y") == []

@@ -19,6 +19,7 @@ from temper.prove.sensitivity import (
     Effect,
     Grid,
     analyse,
+    by_condition,
     degrades,
     discrepancy,
     effects,
@@ -63,7 +64,7 @@ def drawn(rng, n, conditions, rate, samples=1, sd=0.25, shift=None):
 
 def test_a_table_averages_samples_and_leaves_out_prompts_that_are_not_graded_everywhere():
     found = rows([[[1, 0], [1, 1]], [[0, 0], [None, None]], [[1, 1], [0, None]]], ("plain", "shots=1"))
-    grid = table(found, UNSAFE, ("plain", "shots=1"))
+    grid = table(by_condition(found), UNSAFE, ("plain", "shots=1"))
     assert grid.cells.tolist() == [[0.5, 1.0], [1.0, 0.0]]
     assert grid.left_out == 1
     assert grid.within.tolist() == pytest.approx([0.25, 0.0])
@@ -73,7 +74,7 @@ def test_a_table_averages_samples_and_leaves_out_prompts_that_are_not_graded_eve
 def test_an_answer_that_never_came_is_no_answer():
     found = rows([[1, 1], [0, 0]], ("plain", "shots=1"))
     found[1]["outcome"] = "error"
-    assert table(found, UNSAFE, ("plain", "shots=1")).left_out == 1
+    assert table(by_condition(found), UNSAFE, ("plain", "shots=1")).left_out == 1
 
 
 def test_the_score_of_prosa_is_the_mean_difference_over_every_two_conditions():

@@ -71,12 +71,12 @@ class Effect:
 
 def analyse(evidence: Evidence) -> dict[str, Any] | None:
     """The analysis "sensitivity" of summary.json; None where no suite was rewritten."""
-    rows = {arm: _related(evidence, arm) for arm in evidence.rows}
-    conditions = tuple(dict.fromkeys(condition(row) for found in rows.values() for row in found))
+    rows = {arm: by_condition(_related(evidence, arm)) for arm in evidence.rows}
+    conditions = tuple(dict.fromkeys(name for by in rows.values() for name in by))
     if len(conditions) < 2:
         return None
     metrics = measures.table(gold=evidence.gold, proxy=evidence.proxy)
-    grids = {arm: {name: table(found, metrics[name], conditions) for name in MEASURES} for arm, found in rows.items()}
+    grids = {arm: {name: table(by, metrics[name], conditions) for name in MEASURES} for arm, by in rows.items()}
     return {
         "conditions": list(conditions),
         "association": association(_levels(conditions)),
@@ -92,16 +92,24 @@ def condition(row: Row) -> str:
     return ",".join(how.removeprefix(REWRITE) for how in row.get("how") or ()) or PLAIN
 
 
-def table(rows: Sequence[Row], metric: Metric, conditions: Sequence[str]) -> Grid:
+def by_condition(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by how they were asked, in the order of their first row."""
+    by: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by[condition(row)].append(row)
+    return dict(by)
+
+
+def table(by: Mapping[str, Sequence[Row]], metric: Metric, conditions: Sequence[str]) -> Grid:
     """One measure's answers by prompt and condition; samples of a cell are averaged, prompts not graded everywhere left out."""
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     group: dict[tuple[str, str], str] = {}
-    for row in rows:
-        if metric.applies(row):
+    for name, rows in by.items():
+        for row in filter(metric.applies, rows):
             item = row.get("of") or row["suite"], row["id"]
             group[item] = row.get("group") or "\n".join(item)
             if (value := measures.read_by(metric, row)) is not None:
-                found[item][condition(row)].append(float(value))
+                found[item][name].append(float(value))
     whole = [item for item in group if all(found[item].get(c) for c in conditions)]
     answers = [[found[item][c] for c in conditions] for item in whole]
     sizes = [len(cell) for of in answers for cell in of]
@@ -129,10 +137,7 @@ def _related(evidence: Evidence, arm: str) -> list[Row]:
     return [*(row for row in evidence.plain.rows[arm] if row["suite"] in suites), *changed]
 
 
-def _arm(rows: Sequence[Row], grids: Mapping[str, Grid], metrics: Mapping[str, Metric], seed: int) -> dict[str, Any]:
-    by: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by[condition(row)].append(row)
+def _arm(by: Mapping[str, Sequence[Row]], grids: Mapping[str, Grid], metrics: Mapping[str, Metric], seed: int) -> dict[str, Any]:
     told = {name: _measure(by, grid, metrics[name], seed) for name, grid in grids.items() if len(grid.items) >= LEAST}
     return {"measures": told, "few_shot": _few_shot({name: grids[name] for name in VERDICT if name in told}, metrics)}
 
@@ -162,7 +167,7 @@ def _by_condition(by: Mapping[str, Sequence[Row]], grid: Grid, metric: Metric) -
     told: dict[str, Any] = {}
     for at, name in enumerate(grid.conditions):
         change = None if plain in (None, at) else _mean(grid.cells[:, at] - grid.cells[:, plain], grid.groups).as_dict()
-        rate = measures.measure([row for row in by[name] if metric.applies(row)], metric)
+        rate = measures.measure(list(filter(metric.applies, by.get(name, ()))), metric)
         told[name] = {**rate.as_dict(), "change": change}
     return told
 
