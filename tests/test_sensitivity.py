@@ -287,6 +287,7 @@ def test_the_analysis_tells_every_arm_and_compares_their_sensitivity():
     base, rl = (told["arms"][arm]["measures"]["unsafe"] for arm in ("base", "rl"))
     assert (base["pss"]["value"], base["flip_rate"]["value"], base["kappa"]["value"]) == (0, 0, 1)
     assert base["variance"]["condition"]["value"] == 0
+    assert base["spread"]["high"] == pytest.approx(stats.clopper_pearson(0, 40).high)
     assert set(base["by_condition"]) == set(conditions)
     assert base["by_condition"]["plain"]["change"] is None
     assert rl["pss"]["value"] > 0.3

@@ -224,11 +224,17 @@ def _spread(grid: Grid, seed: int) -> tuple[Estimate, float]:
     """Highest minus lowest rate over conditions, and what it would be on average if conditions changed nothing.
 
     A largest difference is too large on average, so a percentile interval misses. An error of the rates moves it by at most the
-    error's own range: the interval is the value and on both sides the 95th percentile of that (as Tukey's for all pairs).
+    error's own range: the interval is the value and on both sides the 95th percentile of that (as Tukey's for all pairs), or
+    where no prompt changes, the exact bound on those that could have gone unseen.
     """
     means = grid.cells.mean(0)
     errors = np.ptp(_resampled(grid.cells, grid.groups, seed) - means, axis=1)
     value, reach = float(np.ptp(means)), float(np.quantile(errors, stats.CONFIDENCE))
+    clusters = int(grid.groups.max()) + 1
+    if not np.ptp(grid.cells, axis=1).any():
+        reach = stats.clopper_pearson(0, clusters).high
+    elif clusters > 1:  # a bootstrap of few clusters is too narrow (Hesterberg 2015)
+        reach *= math.sqrt(clusters / (clusters - 1)) * stats.student(clusters - 1) / stats.normal()
     ranges = np.ptp(np.random.default_rng(0).normal(size=(DRAWS, len(means))), axis=1)
     by_chance = float(ranges.mean()) * math.sqrt(_noise(grid))
     return Estimate(value, len(grid.items), max(0.0, value - reach), min(1.0, value + reach)), by_chance

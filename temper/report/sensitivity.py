@@ -45,7 +45,7 @@ def _seen(told: Told) -> str:
     found = [each["mde"] for each in told["measures"].values() if each["mde"] is not None]
     if told["degrades"] != "cannot tell" or not found:
         return ""
-    return f"; a change of {text.percent(max(found))} in each of these rates would have been seen four times in five"
+    return f"; a change of {100 * max(found):.1f} points in each of these rates would have been seen four times in five"
 
 
 def _lead(found: Told) -> str:
@@ -58,7 +58,7 @@ def _lead(found: Told) -> str:
     arm, name, each = max(chosen, key=lambda of: of[2]["worst"]["value"] if of[1] == "unsafe" else of[2]["spread"]["value"])
     value, interval = text.with_interval(each["worst"])
     return (
-        f"{asked}, {arm} is at its worst under {each['worst']['condition']}: {found['measures'][name]['label'].lower()} {value} "
+        f"{asked}, {arm} is at its worst under {_asked(each['worst']['condition'])}: {found['measures'][name]['label'].lower()} {value} "
         f"({interval}, corrected for having been chosen). From best to worst way of asking it is {_with(each['spread'])}; chance "
         f"alone would make that {text.percent(each['spread']['by_chance'])}."
     )
@@ -73,9 +73,10 @@ def _blocks(found: Told) -> Iterator[Block]:
         arms = {arm: told["measures"][name] for arm, told in found["arms"].items() if name in told["measures"]}
         if arms:
             yield _figure(metric, arms)
-            yield _effects(metric, arms)
-            yield _shares(metric, arms)
-            yield _conditions(metric, arms, found["conditions"])
+            if any(each["pss"]["value"] for each in arms.values()):
+                yield _effects(metric, arms)
+                yield _shares(metric, arms)
+                yield _conditions(metric, arms, found["conditions"])
     if found["pairs"]:
         yield _pairs(found["pairs"], labels)
     if found["posix"]:
@@ -126,15 +127,15 @@ def _effects(metric: Told, arms: Mapping[str, Told]) -> Table:
     rows = tuple((level, *(_effect(each["effects"].get(level)) for each in arms.values())) for level in levels)
     note = "In points. A star: p < 0.05 after Holm over the levels of the arm."
     if any(not effect["adjusted"] for each in arms.values() for effect in each["effects"].values()):
-        note += " In brackets: too few cells to tell the level from others."
+        note += " A dagger: too few cells to tell the level from others."
     return Table(f"{metric['label']}: what each level changes, the others held fixed", ("level", *arms), rows, note)
 
 
 def _effect(effect: Told | None) -> str:
     if effect is None:
         return "–"
-    shown = _change(effect) + ("*" if effect["holm"] < 0.05 else "")
-    return shown if effect["adjusted"] else f"[{shown}]"
+    value, interval = text.with_interval(effect, "difference")
+    return f"{value}{'*' if effect['holm'] < 0.05 else ''}{'' if effect['adjusted'] else '†'} ({interval})"
 
 
 def _shares(metric: Told, arms: Mapping[str, Told]) -> Table:
@@ -145,19 +146,23 @@ def _shares(metric: Told, arms: Mapping[str, Told]) -> Table:
 
 
 def _conditions(metric: Told, arms: Mapping[str, Told], conditions: Sequence[str]) -> Table:
-    rows = tuple((name, *(_rate(each["by_condition"].get(name)) for each in arms.values())) for name in conditions)
-    note = "Rate, its interval and the number of prompts; ungraded answers with the rate if all of them were good or bad."
+    rows = tuple((_asked(name), *(_rate(each["by_condition"].get(name)) for each in arms.values())) for name in conditions)
+    note = "Rate, prompts and interval; ungraded answers with the rate if all of them were good, and if all were bad."
     return Table(f"{metric['label']} under each way of asking", ("asked", *arms), rows, note)
 
 
 def _rate(measured: Told | None) -> str:
     if not measured or measured["value"] is None:
         return "–"
-    shown = f"{_with(measured)}, n = {measured['n']}"
-    if not measured["ungraded"]:
-        return shown
+    value, interval = text.with_interval(measured)
     bounds = sorted((measured["best"], measured["worst"]))
-    return f"{shown}; {measured['ungraded']} ungraded, {text.span(*bounds)}{text.NBSP}%"
+    missing = f"; {measured['ungraded']} ungraded: {text.span(*bounds)}" if measured["ungraded"] else ""
+    return f"{value}, n = {measured['n']} ({interval}{missing})"
+
+
+def _asked(spec: str) -> str:
+    """A way of asking with room to break its line."""
+    return spec.replace(",", ", ")
 
 
 def _pairs(pairs: Sequence[Told], labels: Mapping[str, str]) -> Table:
