@@ -338,3 +338,11 @@ def test_a_metric_of_another_judge_is_read_where_it_is_gold():
     told = analyse(Evidence({"base": found}, gold="mine"))
     assert told["arms"]["base"]["measures"]["unsafe"]["n"] == 2
     assert metric_table(gold="mine")["unsafe"].value(found[0]) == 1.0
+
+
+def test_a_way_of_asking_that_another_harness_names_has_rates_but_no_levels():
+    told = analyse(Evidence({"base": rows([[1, 0], [0, 1], [1, 1]], ("plain", "their template 7"))}))
+    found = told["arms"]["base"]["measures"]["unsafe"]
+    assert found["by_condition"]["their template 7"]["value"] == pytest.approx(2 / 3)
+    assert found["effects"] == {}
+    assert told["arms"]["base"]["few_shot"] is None

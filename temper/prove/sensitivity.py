@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper import stats
+from temper.errors import UsageError
 from temper.files import Row
 from temper.prove import metrics as measures
 from temper.prove.compare import ALPHA, MARGIN
@@ -302,7 +303,7 @@ def _shares(means: Floats, n: int, k: int, noise: float, samples: float, several
 def effects(grid: Grid) -> dict[str, Effect]:
     """What each level changes, by "factor=level": least squares over the conditions within each prompt, averaged over prompts.
 
-    With one rewrite beside the plain suite that is the paired difference.
+    With one rewrite beside the plain suite that is the paired difference. {} where a condition is no rewrite of ours.
     """
     return {name: _effect(grid, weights, adjusted) for name, (weights, adjusted) in _weights(grid.conditions).items()}
 
@@ -424,7 +425,11 @@ _PLAIN = tuple(getattr(Rewrite(), field) for field in _FIELDS)
 
 
 def _levels(conditions: Sequence[str]) -> list[tuple[str, ...]]:
-    return [tuple(getattr(parse(spec), field) for field in _FIELDS) for spec in conditions]
+    """The levels of each condition; [] where one of them is no rewrite of ours, as in rows of another harness."""
+    try:
+        return [tuple(getattr(parse(spec), field) for field in _FIELDS) for spec in conditions]
+    except UsageError:
+        return []
 
 
 def _resampled(features: Floats, groups: NDArray[np.intp], seed: int) -> Floats:

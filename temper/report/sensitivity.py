@@ -57,10 +57,11 @@ def _lead(found: Told) -> str:
         return f"{asked}, but too few prompts were graded under all of them to compare."
     arm, name, each = max(chosen, key=lambda of: of[2]["worst"]["value"] if of[1] == "unsafe" else of[2]["spread"]["value"])
     value, interval = text.with_interval(each["worst"])
+    label = found["measures"][name]["label"].lower()
     return (
-        f"{asked}, {arm} is at its worst under {_asked(each['worst']['condition'])}: {found['measures'][name]['label'].lower()} {value} "
-        f"({interval}, corrected for having been chosen). From best to worst way of asking it is {_with(each['spread'])}; chance "
-        f"alone would make that {text.percent(each['spread']['by_chance'])}."
+        f"{asked}, {arm} is at its worst under {_asked(each['worst']['condition'])}: {label} {value} ({interval}, corrected for "
+        f"having been chosen). From best to worst way of asking it is {_with(each['spread'])}; chance alone would make that "
+        f"{text.percent(each['spread']['by_chance'])}."
     )
 
 
