@@ -93,6 +93,21 @@ def test_every_condition_has_its_turn_where_there_are_more_than_are_crossed(load
     assert {line["asked"] for line in lines} == {s.name for s in suites}
 
 
+def test_conversations_whose_replies_differ_by_condition_are_not_crossed(loaded):
+    from temper.prove.posix import likelihoods
+    from temper.prove.rewrite import rewritten
+
+    talk = Example("t", (Message("user", "Hi."), Message("user", "Why?")), tags=frozenset({"benign"}))
+    plain = Suite("s", (talk, ASKED))
+    suites = [plain, rewritten(plain, "paraphrase=1")]
+    rows = [
+        {"suite": s.name, "of": s.of, "id": e.id, "group": e.id, "class": "benign", "sample": 0, "finish": "stop", "raw": "So."}
+        for s in suites
+        for e in s.examples
+    ]
+    assert {line["id"] for line in likelihoods(loaded, suites, rows)} == {"a"}
+
+
 def test_posix_is_zero_where_every_prompt_is_the_same_prompt(loaded):
     from temper.prove.posix import likelihoods, posix
 

@@ -6,6 +6,7 @@ because every prompt costs the square of its conditions in answers read. Only a 
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,13 @@ def _versions(suites: Sequence[Suite]) -> dict[str, list[Suite]]:
 
 
 def _answered_everywhere(versions: Sequence[Suite], answers: Mapping[Item, Row]) -> list[str]:
-    return [e.id for e in versions[0].examples if all((suite.name, e.id) in answers for suite in versions)]
+    asked = (e.id for e in versions[0].examples if not _conversation(e))
+    return [name for name in asked if all((suite.name, name) in answers for suite in versions)]
+
+
+def _conversation(example: Example) -> bool:
+    """Two turns of the user in a row: the model's own reply stood between them, and differed by condition."""
+    return any(a.role == b.role == "user" for a, b in pairwise(example.messages))
 
 
 def _spread_over(names: Sequence[str], items: int) -> list[str]:
