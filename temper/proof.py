@@ -19,6 +19,7 @@ from temper import catalog, machine
 from temper.data.read import fingerprint, read
 from temper.errors import RunError, StorageError, UsageError
 from temper.files import Row, append_rows, digest, read_json, read_rows, sealed, write_json
+from temper.prove import posix
 from temper.prove.compare import Trained
 from temper.prove.evaluate import Panel, check_independence, evaluate
 from temper.prove.evidence import Evidence
@@ -77,7 +78,8 @@ def prove_arm(this: Run, arm: str, asked: Asked, recipe: Recipe, suites: Sequenc
     decoding = [prove.samples, prove.max_new_tokens, prove.temperature, prove.top_p, prove.attacker]
     address = digest([decoding, recipe.seed, recipe.chat_template, asked.identity, *judges])
     missing = [s for s in suites if not _proved(this, s, arm, address)]
-    if not missing:
+    crossed = digest([_suite_address(address, s) for s in suites])
+    if not missing and (not prove.grid or posix.stored(_crossed(this, arm), crossed)):
         return
     machine.reset_peak()
     sampler = asked.sampler()
@@ -103,6 +105,12 @@ def prove_arm(this: Run, arm: str, asked: Asked, recipe: Recipe, suites: Sequenc
         facts = {**tokens, "flops": flops, "seconds": time.time() - started, "peak_memory_bytes": machine.peak_bytes()}
         this.record(evals={f"{each.name}@{arm}": facts})
         this.note("suite proved", f"{each.name}@{arm}", n=len(rows))
+    if prove.grid:
+        posix.store(_crossed(this, arm), sampler, suites, arm_rows(this, arm, suites), address=crossed)
+
+
+def _crossed(this: Run, arm: str) -> Path:
+    return this.folder / "evals" / f"posix@{arm}"
 
 
 def prove_model(
@@ -293,6 +301,7 @@ def summarised(
         graders={name: facts["graders"][name]["better"] for name in map(catalog.short, recipe.prove.graders)},
         overlap=facts.get("overlap", {}),
         costs=costs,
+        likelihoods={arm: posix.lines(_crossed(this, arm)) for arm in rows},
         seed=recipe.seed,
     )
     summary = summarise(evidence, command=facts["command"], commit=facts["commit"], trained=trained)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from temper.prove import cost, published
+from temper.prove import cost, published, sensitivity, variability
 from temper.prove.attacks import attacks
 from temper.prove.breakdown import breakdown
 from temper.prove.evidence import Evidence
@@ -16,5 +16,7 @@ ANALYSES: Mapping[str, Analysis] = {
     "suites": published.analyse,
     "attacks": attacks,
     "turns": turns,
+    "sensitivity": sensitivity.analyse,
+    "variability": variability.analyse,
     "cost": cost.analyse,
 }

@@ -17,7 +17,7 @@ class Evidence:
     """`rows` by arm, in the order of the arms, the first being the one that others are compared with; rewritten and attacked
     suites among them. `gold` and `proxy` name the judge and the reward's own opinion; `held_out` are categories that no training
     data holds; `graders` the user's own with their good end; `overlap` says, by suite, what also stands in training data; `costs`
-    what each arm took.
+    what each arm took; `likelihoods` hold by arm what `posix.likelihoods` wrote, empty without log-probabilities.
     """
 
     rows: Mapping[str, Sequence[Row]]
@@ -27,6 +27,7 @@ class Evidence:
     graders: Mapping[str, Better] = field(default_factory=lambda: MappingProxyType({}))
     overlap: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     costs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    likelihoods: Mapping[str, Sequence[Row]] = field(default_factory=lambda: MappingProxyType({}))
     seed: int = 0
 
     def where(self, wanted: Callable[[Row], bool]) -> "Evidence":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from temper.prove import rewrite
 from temper.prove.attack.apply import attacked_all, attacking
 from temper.prove.conversation import conversing
 from temper.prove.evaluate import Panel
@@ -14,7 +15,9 @@ def variants(
     suites: Sequence[Suite], *, rewrites: Sequence[str] = (), attacks: Sequence[str] = (), grid: int = 0, seed: int = 0
 ) -> list[Suite]:
     """The rewritten and the attacked suites, besides the plain ones; `grid` cells of a fractional design of rewrites."""
-    return attacked_all(suites, attacks)
+    specs = rewrite.cells(rewrites, grid, seed)
+    rewritten = [rewrite.rewritten(suite, spec) for suite in suites for spec in specs]
+    return [*rewritten, *attacked_all(suites, attacks)]
 
 
 def through(suite: Suite, sampler: Sampler, panel: Panel, *, attacker: str = "", seed: int = 0) -> Sampler:

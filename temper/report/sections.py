@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from temper.report import breakdown, price, suites
+from temper.report import breakdown, price, sensitivity, suites, variability
 from temper.report.attacks import attacks
 from temper.report.blocks import Section
 from temper.report.read import Run
@@ -21,6 +21,8 @@ SECTIONS: Sequence[Make] = (
     breakdown.languages,
     attacks,
     turns,
+    sensitivity.section,
+    variability.section,
     breakdown.proxy,
     price.section,
 )
