@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, run
+from temper.cli import audit, compare, doctor, experiment, gate, graders, hacks, mine, plan, probe, prove, replay, report, run
 from temper.errors import TemperError
 from temper.text.invisible import spelled_out
 
@@ -29,6 +29,8 @@ app.command()(run.run)
 app.command()(experiment.experiment)
 app.command()(plan.plan)
 app.command()(prove.prove)
+app.command()(compare.compare)
+app.command()(gate.gate)
 app.command()(report.report)
 app.command()(replay.replay)
 app.command()(probe.probe)
