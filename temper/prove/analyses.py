@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from temper.prove.evidence import Evidence
+from temper.prove.generalise import generalisation
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {}
+ANALYSES: Mapping[str, Analysis] = {"generalisation": generalisation}
