@@ -297,7 +297,14 @@ def sample_size_paired(delta: float, discordance: float, *, power: float = 0.8, 
     """
     if not 0 < abs(delta) <= discordance:
         raise ValueError(f"sample_size_paired: change {delta}, discordance {discordance}; wanted 0 < |change| <= discordance")
-    return math.ceil(_pairs(abs(delta), discordance, power, alpha) - 1e-9)
+    return math.ceil(pairs_needed(delta, discordance, power=power, alpha=alpha) - 1e-9)
+
+
+def pairs_needed(delta: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """`sample_size_paired` before rounding, for any mean squared difference of at least delta^2 (several samples a pair)."""
+    z_power = NormalDist().inv_cdf(power)
+    root = normal(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
+    return (root / delta) ** 2
 
 
 def minimum_detectable_difference(n: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -311,7 +318,7 @@ def minimum_detectable_difference(n: float, discordance: float, *, power: float 
     low, high = 1e-9, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        reached = _pairs(middle, max(discordance, middle), power, alpha) <= n
+        reached = pairs_needed(middle, max(discordance, middle), power=power, alpha=alpha) <= n
         low, high = (low, middle) if reached else (middle, high)
     return high
 
@@ -364,12 +371,6 @@ def auc(score: Floats, label: Floats) -> float:
     _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((ranks[label == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def _pairs(delta: float, discordance: float, power: float, alpha: float) -> float:
-    z_power = NormalDist().inv_cdf(power)
-    root = normal(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
-    return (root / delta) ** 2
 
 
 def _bootstrap(x: Floats, ids: NDArray[np.intp], *, draws: int, seed: int, confidence: float) -> Estimate:

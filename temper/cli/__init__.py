@@ -28,7 +28,7 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(experiment.experiment)
 app.command()(plan.plan)
-app.command()(prove.prove)
+app.add_typer(prove.app, name="prove")
 app.command()(compare.compare)
 app.command()(gate.gate)
 app.command()(report.report)

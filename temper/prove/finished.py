@@ -86,7 +86,8 @@ def finished(given: str | Path) -> dict[str, Finished]:
     facts, summary = (_object(folder / name) for name in ("run.json", "summary.json"))
     rows, whole = _evals(folder, facts)
     if not rows:
-        rows = _packed(folder)
+        rows = _packed(folder, facts)
+        whole = set(rows)
     if not rows:
         raise DataError(f"{folder}: no rows of an evaluation; wanted evals/*/rows.jsonl or rows.jsonl.gz, as temper writes them")
     if chosen and chosen not in rows:
@@ -203,12 +204,13 @@ def _evals(folder: Path, facts: Mapping[str, Any]) -> tuple[dict[str, list[Row]]
     return found, set(found) - open_arms
 
 
-def _packed(folder: Path) -> dict[str, list[Row]]:
+def _packed(folder: Path, facts: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Rows of one file, as `temper report --results` writes it, in the recipe's order of arms."""
     path = next((folder / name for name in PACKED if (folder / name).is_file()), None)
-    by_arm: dict[str, list[Row]] = defaultdict(list)
+    by_arm: dict[str, list[Row]] = {arm: [] for arm in facts.get("arms", ())}
     for row in _checked(path, read_rows(path)) if path else []:
-        by_arm[row["arm"]].append(row)
-    return dict(by_arm)
+        by_arm.setdefault(row["arm"], []).append(row)
+    return {arm: rows for arm, rows in by_arm.items() if rows}
 
 
 def _checked(path: Path, rows: list[Row]) -> list[Row]:
