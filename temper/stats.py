@@ -134,8 +134,9 @@ def paired_difference(
 
     Percentile rather than BCa: on sparse 0/1 differences (n 50 to 1,000) both covered 94 to 96 %, and it is the shorter code.
     Its quantiles are Student's (Hesterberg 2015, expanded percentile): the plain ones reject 14 % of true nulls with 5 clusters.
-    Where no unit differs a bootstrap would answer [0, 0]; values within [0, 1] then get the exact bound on the share of
-    discordant units that could have gone unseen (0 of `clusters`, Clopper-Pearson) on both sides.
+    A bootstrap knows no unit that was not seen: where none rises (or falls) it would end at 0 on that side, and pass a margin of
+    2 points on 16 prompts. Values within [0, 1] then get the exact bound on the share of such units (0 of `clusters`,
+    Clopper-Pearson), put together with the other side's by MOVER (Zou and Donner 2008); with no change at all it stands on both.
     """
     x, y = _floats(a), _floats(b)
     if x.shape != y.shape:
@@ -143,9 +144,11 @@ def paired_difference(
     if x.size == 0:
         return NOTHING
     gap, ids = x - y, cluster_ids(clusters, x.size)
-    if not gap.any() and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1:
-        unseen = clopper_pearson(0, int(ids.max()) + 1, confidence).high
-        return Estimate(0.0, x.size, -unseen, unseen)
+    within = min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
+    if within and not ((gap > 0).any() and (gap < 0).any()) and ids.max() > 0:
+        parts = [_part(np.maximum(sign * gap, 0.0), ids, confidence) for sign in (1, -1)]
+        value = float(gap.mean())
+        return Estimate(value, x.size, *_recovered(value, np.array([1.0, -1.0]), parts))
     return _bootstrap(gap, ids, draws=draws, seed=seed, confidence=confidence)
 
 
@@ -420,6 +423,13 @@ def _contrasts(sums: Floats, counts: Floats, signs: Floats, draws: int, rng: np.
         means = np.divide(mass[:, :wide], inside, out=np.full_like(inside, math.nan), where=inside > 0)
         found.append(means @ signs)
     return np.concatenate(found)
+
+
+def _part(values: Floats, ids: NDArray[np.intp], confidence: float) -> Estimate:
+    """The mean of one direction's changes; where none was seen, up to what could have gone unseen in so many clusters."""
+    if values.any():
+        return share(values, ids, confidence)
+    return Estimate(0.0, values.size, 0.0, clopper_pearson(0, int(ids.max()) + 1, confidence).high)
 
 
 def _recovered(value: float, signs: Floats, parts: Sequence[Estimate]) -> tuple[float, float]:
