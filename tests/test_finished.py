@@ -11,6 +11,8 @@ from temper.comparison import compare_runs
 from temper.errors import DataError, UnknownName, UsageError
 from temper.prove.compare import compare
 from temper.prove.finished import finished, together
+from temper.report.comparison import section
+from temper.report.read import read_run
 
 DECODING = {"max_new_tokens": 256, "temperature": 0.7, "top_p": 1.0}
 
@@ -188,5 +190,8 @@ def test_labels_of_each_evaluation_correct_its_own_arm(tmp_path):
     assert observed == {"a": 0.5, "b": 0.25}
     assert freed == pytest.approx({"a": 0.5, "b": 0.5})
     assert corrected["arms"]["b"]["own"] and corrected["arms"]["b"]["sensitivity"]["value"] == 0.5
+    shown = section(read_run(tmp_path / "out"))
+    assert shown.lead.startswith("The evaluations record the same") and shown.blocks[-1].rows[1][1].startswith("25.0")
+    assert shown.blocks[0].rows[0][-1] == "200 of 200"
     low, high = (corrected["arms"]["b"]["corrected"][end] for end in ("low", "high"))
     assert high - low > corrected["arms"]["b"]["observed"]["high"] - corrected["arms"]["b"]["observed"]["low"]

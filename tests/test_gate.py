@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -199,3 +200,13 @@ def test_the_baseline_may_be_another_evaluation(tmp_path):
 def test_a_hostile_arm_name_cannot_break_the_xml():
     decision = decide(Policy((Rule("unsafe", name='a<b>&\x07"', max=0.5),)), Evidence({"<x>": arm("<x>", 40)}))
     assert ElementTree.fromstring(decision.junit().partition("\n")[2]).tag == "testsuite"
+
+
+def test_the_example_policy_is_one_and_decides_on_the_published_results():
+    root = Path(__file__).parent.parent
+    told = CliRunner().invoke(
+        app, ["gate", str(root / "results" / "quickstart"), "--policy", str(root / "examples" / "gate.toml")]
+    )
+    assert told.exit_code in (3, 4) and told.stdout.count("over_refusal") == 0 and "no capability lost" in told.stdout
+    workflow = (root / "examples" / "github-actions.yml").read_text()
+    assert "temper gate runs/candidate --baseline results/quickstart@base --policy examples/gate.toml" in workflow

@@ -64,6 +64,12 @@ def test_a_split_without_an_overlap_check_or_with_shared_prompts_is_refused_with
     assert "3 prompts of the suite unchecked also stand in the training data" in one(shared, "refused")["why"]
 
 
+def test_an_attack_does_not_hide_that_its_prompt_was_trained_on():
+    rows = [*prompts("m", 4), *attacked("m", 20)]
+    overlap = {"harm": {"n": 1, "ids": ["harmful-0007"]}, "harm+base64": CLEAN}
+    assert [r["split"] for r in generalisation(Evidence({"m": rows}, overlap=overlap))["refused"]] == ["attacked"]
+
+
 def test_shared_prompts_that_are_all_named_refuse_only_the_split_they_are_in():
     rows = [*prompts("m", 4), *prompts("m", 8, start=40, category="privacy")]
     trained = Evidence({"m": rows}, held_out=("privacy",), overlap={"harm": {"n": 1, "ids": ["harmful-0003"]}})

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from temper.report import generalisation
+from temper.report import comparison, generalisation
 from temper.report.blocks import Section
 from temper.report.read import Run
 
-SECTIONS: Sequence[Callable[[Run], Section | None]] = (generalisation.section,)
+SECTIONS: Sequence[Callable[[Run], Section | None]] = (comparison.section, generalisation.section)
 """Each from a run to its section, None where the run has nothing to tell about it."""
