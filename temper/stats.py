@@ -202,7 +202,7 @@ def linear_contrast(
 
     Cells may share clusters (the same prompts asked of two arms), so whole clusters are resampled through all cells at once.
     Values of cells without a weight are left out; `n` counts those of the smallest cell. All NaN where a cell is empty,
-    unbounded where all values are of one cluster. Where a cell's values all agree a bootstrap cannot move it: then, for values
+    unbounded where one holds a single cluster. Quantiles are Student's of the cell with the fewest clusters. Where a cell's values all agree a bootstrap cannot move it: then, for values
     in [0, 1], the interval is recovered from each cell's own (MOVER, Zou and Donner 2008), as if cells were independent.
     """
     x, ids, names = _floats(values), cluster_ids(clusters, len(cells)), list(weights)
@@ -219,12 +219,13 @@ def linear_contrast(
     members = [column == i for i in range(len(names))]
     value, n = float(signs @ [x[mine].mean() for mine in members]), int(sizes.min())
     ids = np.unique(ids, return_inverse=True)[1]
-    if ids.max() == 0:
+    sums, counts = _table(ids, column, x), _table(ids, column, np.ones_like(x))
+    fewest = int((counts > 0).sum(0).min())
+    if fewest < 2:
         return Estimate(value, n, -math.inf, math.inf)
     if x.min() >= 0 and x.max() <= 1 and any(np.ptp(x[mine]) == 0 for mine in members):
         return Estimate(value, n, *_recovered(value, signs, [share(x[mine], ids[mine], confidence) for mine in members]))
-    sums, counts = _table(ids, column, x), _table(ids, column, np.ones_like(x))
-    tail = _tail(len(sums), confidence)
+    tail = _tail(fewest, confidence)
     low, high = np.nanquantile(_contrasts(sums, counts, signs, draws, np.random.default_rng(seed)), (tail, 1 - tail))
     return Estimate(value, n, float(low), float(high))
 

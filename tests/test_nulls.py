@@ -42,3 +42,9 @@ def test_the_measured_sizes_are_five_percent_to_one_point_or_more_careful(nulls)
     for row in rows:
         level = 0.025 if row["case"].startswith("gate") else 0.05
         assert row["pairs"] >= 2_000 and row["ours"] <= level + 0.01, row["case"]
+
+
+def test_the_documented_sizes_are_the_measured_ones():
+    told = (ROOT / "docs" / "statistics.md").read_text()
+    for row in json.loads((ROOT / "results" / "bench" / "nulls.json").read_text())["rows"]:
+        assert f"| {row['case']} | {100 * row['ours']:.1f} % | {100 * row['peer']:.1f} % |" in told
