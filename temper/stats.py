@@ -202,8 +202,9 @@ def linear_contrast(
 
     Cells may share clusters (the same prompts asked of two arms), so whole clusters are resampled through all cells at once.
     Values of cells without a weight are left out; `n` counts those of the smallest cell. All NaN where a cell is empty,
-    unbounded where one holds a single cluster. Quantiles are Student's of the cell with the fewest clusters. Where a cell's values all agree a bootstrap cannot move it: then, for values
-    in [0, 1], the interval is recovered from each cell's own (MOVER, Zou and Donner 2008), as if cells were independent.
+    unbounded where one holds a single cluster. Quantiles are Student's of the cell with the fewest clusters. Where a cell's
+    values all agree a bootstrap cannot move it: then, for values in [0, 1], the interval is recovered from each cell's own
+    (MOVER, Zou and Donner 2008), as if cells were independent.
     """
     x, ids, names = _floats(values), cluster_ids(clusters, len(cells)), list(weights)
     if len(cells) != x.size:
