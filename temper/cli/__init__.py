@@ -7,7 +7,23 @@ import warnings
 
 import typer
 
-from temper.cli import audit, compare, doctor, experiment, gate, graders, hacks, mine, plan, probe, prove, replay, report, run
+from temper.cli import (
+    audit,
+    compare,
+    doctor,
+    experiment,
+    gate,
+    graders,
+    hacks,
+    mine,
+    plan,
+    probe,
+    prove,
+    replay,
+    report,
+    run,
+    suites,
+)
 from temper.errors import TemperError
 from temper.text.invisible import spelled_out
 
@@ -39,6 +55,7 @@ hacks.app.command()(mine.mine)
 hacks.app.command()(mine.accept)
 app.add_typer(hacks.app, name="hacks")
 app.add_typer(audit.app, name="audit")
+app.add_typer(suites.app, name="suites")
 app.command()(doctor.doctor)
 
 
