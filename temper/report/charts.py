@@ -148,7 +148,9 @@ def stacked(bars: Sequence[tuple[str, Mapping[str, float]]], parts: Sequence[str
     return _svg(width, key + len(bars) * row + 4, title, drawn)
 
 
-def heat(rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], Interval | None], *, title: str) -> Markup:
+def heat(
+    rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], Interval | None], *, title: str
+) -> Markup:
     """A share in each cell, with its interval below it and as the strength of its colour; a cell without one holds a dash.
 
     `values` goes by (row, column). Names too long for their place are cut; the figure's table holds them whole.
@@ -224,9 +226,7 @@ def _free(frame: Frame, at: tuple[float, float], wide: float, taken: Sequence[Bo
     """The nearest box of that width, right or left of a place, that is within the figure and meets none that is taken."""
     x, y = at
     heights = sorted(range(-300, 301, 5), key=lambda shift: (abs(shift + 8), shift))
-    sides = [(x + 9 + far, x + 9 + far + wide) for far in (0, 14, 40)] + [
-        (x - 9 - wide - far, x - 9 - far) for far in (0, 14, 40)
-    ]
+    sides = [(x + 9 + far, x + 9 + far + wide) for far in (0, 14, 40)] + [(x - 9 - wide - far, x - 9 - far) for far in (0, 14, 40)]
     tried = [(left, y + shift - 7, right, y + shift + 7) for shift in heights for left, right in sides]
     inside = [b for b in tried if b[0] >= 2 and b[2] <= frame.right + 18 and b[1] >= 2 and b[3] <= frame.bottom - 2]
     return next((b for b in inside if not any(_meet(b, other) for other in taken)), (inside or tried)[0])
