@@ -34,10 +34,11 @@ def compare(
 
 
 def table(summary: Mapping[str, Any]) -> list[str]:
-    """The paired differences a reader asks for first, a line each; `seen` is what this n would have shown."""
+    """The paired differences from the first evaluation that a reader asks for first, a line each, with what n would have shown."""
+    first = next(iter(summary["arms"]))
     lines = [f"{'arm − base':<28}{'metric':<17}{'difference':>32}{'n':>6}{'p':>9}{'Holm':>8}{'would see':>11}"]
     for pair in summary["pairs"]:
-        if pair["metric"] in SHOWN:
+        if pair["metric"] in SHOWN and pair["base"] == first:
             unit = summary["metrics"][pair["metric"]]["unit"]
             named = f"{pair['arm']} − {pair['base']}"
             lines.append(
