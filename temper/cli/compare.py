@@ -34,7 +34,7 @@ def compare(
 
 
 def table(summary: Mapping[str, Any]) -> list[str]:
-    """The paired differences from the first evaluation that a reader asks for first, a line each, with what n would have shown."""
+    """The paired differences from the first evaluation, a line each, with what this n would have shown."""
     first = next(iter(summary["arms"]))
     lines = [f"{'arm − base':<28}{'metric':<17}{'difference':>32}{'n':>6}{'p':>9}{'Holm':>8}{'would see':>11}"]
     for pair in summary["pairs"]:
