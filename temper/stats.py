@@ -5,14 +5,16 @@ is resampled or permuted is the cluster (templates of one question, turns of one
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Cell = TypeVar("Cell", bound=Hashable)
 Floats = NDArray[np.float64]
 Clusters = Sequence[object] | NDArray[np.generic]
 
@@ -131,8 +133,10 @@ def paired_difference(
     """Mean of a - b over the same units, with a percentile bootstrap interval that resamples whole clusters.
 
     Percentile rather than BCa: on sparse 0/1 differences (n 50 to 1,000) both covered 94 to 96 %, and it is the shorter code.
-    Where no unit differs a bootstrap would answer [0, 0]; values within [0, 1] then get the exact bound on the share of
-    discordant units that could have gone unseen (0 of `clusters`, Clopper-Pearson) on both sides.
+    Its quantiles are Student's (Hesterberg 2015, expanded percentile): the plain ones reject 14 % of true nulls with 5 clusters.
+    A bootstrap knows no unit that was not seen: where none rises (or falls) it would end at 0 on that side, and pass a margin of
+    2 points on 16 prompts. Values within [0, 1] then get the exact bound on the share of such units (0 of `clusters`,
+    Clopper-Pearson), put together with the other side's by MOVER (Zou and Donner 2008); with no change at all it stands on both.
     """
     x, y = _floats(a), _floats(b)
     if x.shape != y.shape:
@@ -140,9 +144,11 @@ def paired_difference(
     if x.size == 0:
         return NOTHING
     gap, ids = x - y, cluster_ids(clusters, x.size)
-    if not gap.any() and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1:
-        unseen = clopper_pearson(0, int(ids.max()) + 1, confidence).high
-        return Estimate(0.0, x.size, -unseen, unseen)
+    within = min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
+    if within and not ((gap > 0).any() and (gap < 0).any()) and ids.max() > 0:
+        parts = [_part(np.maximum(sign * gap, 0.0), ids, confidence) for sign in (1, -1)]
+        value = float(gap.mean())
+        return Estimate(value, x.size, *_recovered(value, np.array([1.0, -1.0]), parts))
     return _bootstrap(gap, ids, draws=draws, seed=seed, confidence=confidence)
 
 
@@ -176,10 +182,53 @@ def hierarchical(
     if np.ptp(x) == 0:
         unseen = clopper_pearson(0, number, confidence).high
         return Estimate(value, number, *(value + unseen * (worst - value) for worst in within))
-    tail = NormalDist().cdf(-math.sqrt(number / (number - 1)) * student(number - 1, confidence))
+    tail = _tail(number, confidence)
     means = _pigeonhole(sums, counts, draws, np.random.default_rng(seed))
     low, high = np.nanquantile(means, (tail, 1 - tail))
     return Estimate(value, number, float(low), float(high))
+
+
+def linear_contrast(
+    values: ArrayLike,
+    cells: Sequence[Cell],
+    weights: Mapping[Cell, float],
+    clusters: Clusters | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Sum over cells of weight times the mean of the cell's values: a gap of two rates, or a difference of two gaps.
+
+    Cells may share clusters (the same prompts asked of two arms), so whole clusters are resampled through all cells at once.
+    Values of cells without a weight are left out; `n` counts those of the smallest cell. All NaN where a cell is empty,
+    unbounded where one holds a single cluster. Quantiles are Student's of the cell with the fewest clusters. Where a cell's
+    values all agree a bootstrap cannot move it: then, for values in [0, 1], the interval is recovered from each cell's own
+    (MOVER, Zou and Donner 2008), as if cells were independent.
+    """
+    x, ids, names = _floats(values), cluster_ids(clusters, len(cells)), list(weights)
+    if len(cells) != x.size:
+        raise ValueError(f"linear_contrast: {len(cells)} cells for {x.size} values; wanted one each")
+    where = {name: i for i, name in enumerate(names)}
+    column = np.array([where.get(cell, -1) for cell in cells], dtype=np.intp)
+    kept = column >= 0
+    x, ids, column = x[kept], ids[kept], column[kept]
+    sizes = np.bincount(column, minlength=len(names))
+    if not sizes.all():
+        return NOTHING
+    signs = np.array([weights[name] for name in names])
+    members = [column == i for i in range(len(names))]
+    value, n = float(signs @ [x[mine].mean() for mine in members]), int(sizes.min())
+    ids = np.unique(ids, return_inverse=True)[1]
+    sums, counts = _table(ids, column, x), _table(ids, column, np.ones_like(x))
+    fewest = int((counts > 0).sum(0).min())
+    if fewest < 2:
+        return Estimate(value, n, -math.inf, math.inf)
+    if x.min() >= 0 and x.max() <= 1 and any(np.ptp(x[mine]) == 0 for mine in members):
+        return Estimate(value, n, *_recovered(value, signs, [share(x[mine], ids[mine], confidence) for mine in members]))
+    tail = _tail(fewest, confidence)
+    low, high = np.nanquantile(_contrasts(sums, counts, signs, draws, np.random.default_rng(seed)), (tail, 1 - tail))
+    return Estimate(value, n, float(low), float(high))
 
 
 def contrast(a: Estimate, b: Estimate) -> Estimate:
@@ -187,9 +236,7 @@ def contrast(a: Estimate, b: Estimate) -> Estimate:
     if not (a.n and b.n):
         return NOTHING
     value = a.value - b.value
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Estimate(value, min(a.n, b.n), low, high)
+    return Estimate(value, min(a.n, b.n), *_recovered(value, np.array([1.0, -1.0]), [a, b]))
 
 
 def mcnemar(b: int, c: int) -> McNemar:
@@ -255,7 +302,14 @@ def sample_size_paired(delta: float, discordance: float, *, power: float = 0.8, 
     """
     if not 0 < abs(delta) <= discordance:
         raise ValueError(f"sample_size_paired: change {delta}, discordance {discordance}; wanted 0 < |change| <= discordance")
-    return math.ceil(_pairs(abs(delta), discordance, power, alpha) - 1e-9)
+    return math.ceil(pairs_needed(delta, discordance, power=power, alpha=alpha) - 1e-9)
+
+
+def pairs_needed(delta: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """`sample_size_paired` before rounding, for any mean squared difference of at least delta^2 (several samples a pair)."""
+    z_power = NormalDist().inv_cdf(power)
+    root = normal(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
+    return (root / delta) ** 2
 
 
 def minimum_detectable_difference(n: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -269,7 +323,7 @@ def minimum_detectable_difference(n: float, discordance: float, *, power: float 
     low, high = 1e-9, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        reached = _pairs(middle, max(discordance, middle), power, alpha) <= n
+        reached = pairs_needed(middle, max(discordance, middle), power=power, alpha=alpha) <= n
         low, high = (low, middle) if reached else (middle, high)
     return high
 
@@ -324,21 +378,20 @@ def auc(score: Floats, label: Floats) -> float:
     return float((ranks[label == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
-def _pairs(delta: float, discordance: float, power: float, alpha: float) -> float:
-    z_power = NormalDist().inv_cdf(power)
-    root = normal(1 - alpha) * math.sqrt(discordance) + z_power * math.sqrt(max(0.0, discordance - delta * delta))
-    return (root / delta) ** 2
-
-
 def _bootstrap(x: Floats, ids: NDArray[np.intp], *, draws: int, seed: int, confidence: float) -> Estimate:
     """Percentile interval of the mean over resampled clusters; unbounded where there is only one cluster."""
     sums: Floats = np.asarray(np.bincount(ids, weights=x), dtype=np.float64)
     counts = np.bincount(ids).astype(np.float64)
     if sums.size < 2:
         return Estimate(float(x.mean()), x.size, -math.inf, math.inf)
-    tail = (1 - confidence) / 2
+    tail = _tail(sums.size, confidence)
     low, high = np.quantile(_resampled(sums, counts, draws, np.random.default_rng(seed)), (tail, 1 - tail))
     return Estimate(float(x.mean()), x.size, float(low), float(high))
+
+
+def _tail(units: int, confidence: float) -> float:
+    """The quantile of a bootstrap of so many units that stands for Student's interval (Hesterberg 2015)."""
+    return NormalDist().cdf(-math.sqrt(units / (units - 1)) * student(units - 1, confidence))
 
 
 def _resampled(sums: Floats, counts: Floats, draws: int, rng: np.random.Generator) -> Floats:
@@ -352,6 +405,39 @@ def _resampled(sums: Floats, counts: Floats, draws: int, rng: np.random.Generato
         chosen = rng.integers(0, sums.size, (min(step, draws - start), sums.size))
         means.append(sums[chosen].sum(1) / counts[chosen].sum(1))
     return np.concatenate(means)
+
+
+def _contrasts(sums: Floats, counts: Floats, signs: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """The contrast in each resample of clusters (rows); NaN where a cell (column) has nothing in it. Equal clusters are drawn
+    together, as in `_resampled`."""
+    kinds, often = np.unique(np.concatenate([sums.round(12), counts], axis=1), axis=0, return_counts=True)
+    wide, total, found = sums.shape[1], len(sums), []
+    few = len(kinds) * 8 < total
+    step = max(1, GATHER // (len(kinds) if few else total))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        if few:
+            mass = rng.multinomial(total, often / total, size) @ kinds
+        else:
+            drawn = rng.integers(0, total, (size, total))
+            mass = np.concatenate([column[drawn].sum(1)[:, None] for column in (*sums.T, *counts.T)], axis=1)
+        inside = mass[:, wide:]
+        means = np.divide(mass[:, :wide], inside, out=np.full_like(inside, math.nan), where=inside > 0)
+        found.append(means @ signs)
+    return np.concatenate(found)
+
+
+def _part(values: Floats, ids: NDArray[np.intp], confidence: float) -> Estimate:
+    """The mean of one direction's changes; where none was seen, up to what could have gone unseen in so many clusters."""
+    if values.any():
+        return share(values, ids, confidence)
+    return Estimate(0.0, values.size, 0.0, clopper_pearson(0, int(ids.max()) + 1, confidence).high)
+
+
+def _recovered(value: float, signs: Floats, parts: Sequence[Estimate]) -> tuple[float, float]:
+    """Bounds of a weighted sum of independent estimates from theirs (MOVER, Zou and Donner 2008)."""
+    ends = [sorted((s * (e.low - e.value), s * (e.high - e.value))) for s, e in zip(signs, parts, strict=True)]
+    return value - math.hypot(*(low for low, _ in ends)), value + math.hypot(*(high for _, high in ends))
 
 
 def _table(rows: NDArray[np.intp], columns: NDArray[np.intp], weights: Floats) -> Floats:

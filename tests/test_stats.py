@@ -111,6 +111,27 @@ def test_no_observed_change_is_not_a_proof_of_no_change():
     assert (found.low, found.high) == pytest.approx((-0.0711, 0.0711), abs=1e-4)
 
 
+def test_a_change_seen_in_one_direction_only_does_not_rule_out_the_other():
+    """One of 16 prompts falls, none rises: a bootstrap ends at 0 and passes any margin; the exact bound of 0 of 16 is 0.206."""
+    falls = paired_difference([0.0] * 16, [1.0] + [0.0] * 15)
+    assert falls.value == -1 / 16 and 0.14 < falls.high < clopper_pearson(0, 16).high
+    rises = paired_difference([1.0] + [0.0] * 15, [0.0] * 16)
+    assert (rises.low, rises.high) == (-falls.high, -falls.low)
+    many = paired_difference([0.0] * 200, [1.0] * 40 + [0.0] * 160)
+    assert many.high < -0.13
+
+
+def test_a_few_clusters_do_not_make_the_interval_too_sure():
+    """Five clusters of eight under the null: plain percentiles reject 14 % of times, Student's about 5."""
+    rng, rejected, runs = np.random.default_rng(8), 0, 500
+    for run in range(runs):
+        luck = rng.normal(size=(2, 5)).repeat(8, axis=1)
+        a, b = (luck + rng.normal(size=luck.shape) > 0.5).astype(float)
+        found = paired_difference(a, b, np.arange(40) // 8, draws=800, seed=run)
+        rejected += found.low > 0 or found.high < 0
+    assert rejected / runs < 0.08
+
+
 def test_pairs_of_different_length_are_refused():
     with pytest.raises(ValueError, match="3 values against 2"):
         paired_difference([1, 0, 1], [1, 0])

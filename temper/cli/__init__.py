@@ -7,7 +7,24 @@ import warnings
 
 import typer
 
-from temper.cli import audit, doctor, experiment, graders, hacks, interop, mine, plan, probe, prove, replay, report, run, suites
+from temper.cli import (
+    audit,
+    compare,
+    doctor,
+    experiment,
+    gate,
+    graders,
+    hacks,
+    interop,
+    mine,
+    plan,
+    probe,
+    prove,
+    replay,
+    report,
+    run,
+    suites,
+)
 from temper.errors import TemperError
 from temper.text.invisible import spelled_out
 
@@ -28,7 +45,9 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(experiment.experiment)
 app.command()(plan.plan)
-app.command()(prove.prove)
+app.add_typer(prove.app, name="prove")
+app.command()(compare.compare)
+app.command()(gate.gate)
 app.command()(report.report)
 app.command("import")(interop.import_)
 app.command()(interop.export)

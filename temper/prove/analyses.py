@@ -7,6 +7,7 @@ from temper.prove import cost, published, sensitivity, variability
 from temper.prove.attacks import attacks
 from temper.prove.breakdown import breakdown
 from temper.prove.evidence import Evidence
+from temper.prove.generalise import generalisation
 from temper.prove.turns import turns
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
@@ -18,5 +19,6 @@ ANALYSES: Mapping[str, Analysis] = {
     "turns": turns,
     "sensitivity": sensitivity.analyse,
     "variability": variability.analyse,
+    "generalisation": generalisation,
     "cost": cost.analyse,
 }

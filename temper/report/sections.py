@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from temper.report import breakdown, price, sensitivity, suites, variability
+from temper.report import breakdown, comparison, generalisation, price, sensitivity, suites, variability
 from temper.report.attacks import attacks
 from temper.report.blocks import Section
 from temper.report.read import Run
@@ -11,7 +11,7 @@ from temper.report.turns import turns
 Make = Callable[[Run], Section | None]
 """From a run to a section, None where the run has nothing to tell about it."""
 
-OPENING: Sequence[Make] = ()
+OPENING: Sequence[Make] = (comparison.section,)
 """Those that stand before the headline."""
 
 SECTIONS: Sequence[Make] = (
@@ -23,6 +23,7 @@ SECTIONS: Sequence[Make] = (
     turns,
     sensitivity.section,
     variability.section,
+    generalisation.section,
     breakdown.proxy,
     price.section,
 )
