@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from temper.files import Row, dumps
+from temper.files import Row
 from temper.report.read import Run
 from temper.text.invisible import spelled_out
 
@@ -31,7 +31,8 @@ def unpacked(chunk: str) -> Any:
 
 
 def _packed(value: object) -> str:
-    return base64.b64encode(gzip.compress(dumps(value).encode(), LEVEL, mtime=0)).decode()
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), LEVEL, mtime=0)).decode()
 
 
 def _prompts(run: Run) -> Iterator[dict[str, Any]]:
