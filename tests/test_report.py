@@ -227,7 +227,10 @@ def test_every_link_inside_the_page_leads_somewhere(html):
 
 def test_the_headline_shows_the_numbers_of_the_summary(run, html):
     unsafe = json.loads((run / "summary.json").read_text())["arms"]["hybrid"]["unsafe"]
-    assert f"{percent(unsafe['value'])}<small>{100 * unsafe['low']:.1f} to {100 * unsafe['high']:.1f}; n {unsafe['n']}</small>" in html
+    assert (
+        f"{percent(unsafe['value'])}<small>{100 * unsafe['low']:.1f} to {100 * unsafe['high']:.1f}; n {unsafe['n']}</small>"
+        in html
+    )
 
 
 def test_the_answer_says_whether_the_difference_is_distinguishable(run, html):

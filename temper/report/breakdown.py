@@ -1,6 +1,6 @@
 """The sections "By suite", "By category" and "By language", and gold against the proxy: where the headline comes from.
 
-Everything comes from summary.json (`prove.breakdown`, arms); a run that was summarised before these were told has no such section.
+Everything comes from summary.json (`prove.breakdown`, arms); a run that was summarised before these were told has no section.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,8 +141,8 @@ def _worst(found: Mapping[str, ByArm], arm: str) -> str:
     name = max(rates, key=lambda n: (rates[n]["value"], n))
     value, span = text.with_interval(rates[name])
     return (
-        f"{arm} is least safe on {name}: {value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']}). The highest of "
-        f"{len(rates)} categories was picked here, so expect a little less on new prompts."
+        f"{arm} is least safe on {name}: {value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']}). The highest "
+        f"of {len(rates)} categories was picked here, so expect a little less on new prompts."
     )
 
 

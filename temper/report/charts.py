@@ -148,9 +148,7 @@ def stacked(bars: Sequence[tuple[str, Mapping[str, float]]], parts: Sequence[str
     return _svg(width, key + len(bars) * row + 4, title, drawn)
 
 
-def heat(
-    rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], Interval | None], *, title: str
-) -> Markup:
+def heat(rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], Interval | None], *, title: str) -> Markup:
     """A share in each cell, with its interval below it and as the strength of its colour; a cell without one holds a dash.
 
     `values` goes by (row, column). Names too long for their place are cut; the figure's table holds them whole.
