@@ -156,6 +156,13 @@ def test_a_browser_unpacks_filters_and_shows_the_prompt_that_the_address_names(v
 
 
 @needs_browser
+def test_a_score_and_an_outcome_of_one_arm_select_its_prompts_alone(varied, tmp_path):
+    rows = [r for r in read_run(varied).rows["sft"] if r["outcome"] == "answered" and (r["scores"]["gold"]["value"] or 0) >= 0.5]
+    dom = shown(build(varied)[0], "grader=gold&low=0.5&outcome=answered&arm=sft", tmp_path)
+    assert rows and f">{len(rows)} of 72 prompts.<" in dom
+
+
+@needs_browser
 def test_a_browser_shows_hostile_replies_as_text_alone(hostile, tmp_path):
     dom = shown(build(hostile)[0], "text=onerror", tmp_path)
     seen = Seen(dom)
