@@ -8,10 +8,10 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from synthetic import rows_by_arm, run_facts, varied_rows, write_run
+from synthetic import rows_by_arm, varied_rows, write_run
 
-from temper.report import build, built
-from temper.report.explorer import CHUNK, packed, unpacked
+from temper.report import build, built, explorer
+from temper.report.explorer import packed, unpacked
 from temper.report.page import page
 from temper.report.read import read_run
 
@@ -81,12 +81,13 @@ def test_packed_rows_are_letters_that_no_markup_can_be_made_of(hostile):
     assert page(run, packed(run)).count("</script>") == 1 + len(packed(run))
 
 
-def test_many_prompts_are_packed_in_chunks_that_each_name_the_arms(tmp_path):
-    run = read_run(
-        write_run(tmp_path / "run", {"base": rows_by_arm(n=(CHUNK + 40) // 4)["base"]}, {**run_facts(), "arms": {"base": []}})
-    )
+def test_chunks_end_where_their_text_is_long_enough_and_each_names_the_arms(varied, monkeypatch):
+    run = read_run(varied)
+    whole = prompts(run)
+    monkeypatch.setattr(explorer, "CHARACTERS", 5_000)
     found = [unpacked(chunk) for chunk in packed(run)]
-    assert [len(of["prompts"]) for of in found] == [CHUNK, 40] and all(of["arms"] == ["base"] for of in found)
+    assert len(found) > 10 and all(of["arms"] == run.arms and of["gold"] == "gold" for of in found)
+    assert [p for of in found for p in of["prompts"]] == whole
 
 
 def test_a_run_too_large_for_one_page_becomes_a_folder_that_holds_the_same_rows(varied):

@@ -5,6 +5,7 @@ Everything comes from summary.json (`prove.breakdown`, arms); a run that was sum
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from temper.report import charts, tables, text
 from temper.report.blocks import Block, Figure, Folded, Prose, Section, Table
@@ -84,7 +85,7 @@ def _one(run: Run, suite: Mapping[str, Any], every: Sequence[Mapping[str, Any]])
     rows = tuple((known.get(m, {}).get("label", m), *_cells(run, suite, m)) for m in metrics)
     blocks: list[Block] = [*_origin(run, suite["name"]), Table(f"{suite['name']}, by arm", ("metric", *run.arms), rows)]
     blocks += _changed(run, suite["name"], every)
-    return Folded(f"{suite['name']}: {_asked(suite)}", tuple(blocks), rows=f"suite={suite['name']}")
+    return Folded(f"{suite['name']}: {_asked(suite)}", tuple(blocks), rows=urlencode({"suite": suite["name"]}))
 
 
 def _asked(suite: Mapping[str, Any]) -> str:
