@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files as resources
 
 import pytest
@@ -185,6 +186,15 @@ def test_suites_categories_languages_and_the_proxy_show_the_numbers_of_the_summa
     harm = next(b for b in suites(run).blocks if isinstance(b, Folded) and b.title.startswith("harm:"))
     assert harm.rows == "suite=harm" and {row[0] for row in harm.blocks[-1].rows} == {"attack:persona", "rewrite:shots=3"}
     assert len(proxy(run).blocks[0].table.rows) == len(run.arms)
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.2, "hybrid is least safe on fraud"), (0.0, "No category stands out")])
+def test_a_category_stands_out_only_if_its_interval_lies_above_the_whole(varied, low, said):
+    run = read_run(varied)
+    summary = json.loads((varied / "summary.json").read_text())
+    summary["breakdown"]["categories"]["unsafe"]["fraud"]["hybrid"] |= {"value": 0.99, "low": low}
+    summary["arms"]["hybrid"]["unsafe"]["value"] = 0.1
+    assert categories(replace(run, summary=summary)).lead.startswith(said)
 
 
 def test_a_run_summarised_before_there_was_a_breakdown_has_no_such_section(tmp_path):

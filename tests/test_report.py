@@ -318,6 +318,19 @@ def test_facts_that_are_no_object_are_named(tmp_path):
         build(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "wanted"), [('{"id": "x"}', "row 3 lacks answer, arm, category"), ("[1]", "row 3 is a JSON list")]
+)
+def test_a_row_that_is_none_is_named_with_its_file_and_number(tmp_path, line, wanted):
+    folder = write_run(tmp_path / "run", rows_by_arm(n=2))
+    before = build(folder)[0].read_text()
+    path = folder / "evals" / "harm@base" / "rows.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(StorageError, match=rf"harm@base/rows\.jsonl: {wanted}"):
+        build(folder)
+    assert (folder / "report.html").read_text() == before
+
+
 def test_answers_of_an_earlier_setting_are_not_read(tmp_path):
     folder = write_run(tmp_path / "run", rows_by_arm(n=3))
     (folder / "evals" / "harm@base").rename(folder / "evals" / "harm@base.0123abcd")
@@ -492,3 +505,10 @@ def test_labels_of_marks_overlap_only_where_all_rows_do_not_hold_them(at):
     crowded = max(sum(x - 14 < y <= x for y in places) for x in places) > charts.ROWS
     held = [[x for x, r in zip(places, rows, strict=True) if r == number] for number in range(charts.ROWS)]
     assert crowded or all(b - a >= 14 - 1e-9 for of in held for a, b in pairwise(of))
+
+
+def test_arms_that_do_not_differ_give_as_many_of_each(tmp_path):
+    rows = rows_by_arm(n=6)
+    same = {arm: [{**r, "arm": arm} for r in rows["base"]] for arm in rows}
+    said = build(write_run(tmp_path / "run", same))[1].read_text()
+    assert "hybrid gives as many unsafe answers (" in said and "and as many over-refusals (" in said

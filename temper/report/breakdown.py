@@ -44,7 +44,8 @@ def categories(run: Run) -> Section | None:
     figures = tuple(_heat(run, metric, found[metric]) for metric in SHORT if metric in found)
     if not figures:
         return None
-    worst = _worst(found.get("unsafe", {}), run.arms[-1])
+    overall = run.summary["arms"].get(run.arms[-1], {}).get("unsafe", {}).get("value")
+    worst = _worst(found.get("unsafe", {}), run.arms[-1], overall)
     return Section("categories", "By category", worst or "Each rate by category of the prompt.", figures)
 
 
@@ -134,16 +135,19 @@ def _heat(run: Run, metric: str, found: Mapping[str, ByArm]) -> Figure:
     return Figure(caption, drawn, tables.of_heat(caption, rows, run.arms, cells, counts, what="category"))
 
 
-def _worst(found: Mapping[str, ByArm], arm: str) -> str:
-    """The category with the highest unsafe rate in one arm, as a sentence."""
+def _worst(found: Mapping[str, ByArm], arm: str, overall: float | None) -> str:
+    """The category with the highest unsafe rate in one arm, as a sentence; it stands out if its interval lies above `overall`."""
     rates = {name: of[arm] for name, of in found.items() if of.get(arm, {}).get("value") is not None}
     if not rates:
         return ""
     name = max(rates, key=lambda n: (rates[n]["value"], n))
     value, span = text.with_interval(rates[name])
+    told = f"{value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']})"
+    if overall is None or rates[name]["low"] <= overall:
+        return f"No category stands out from the others in {arm}; the highest of {len(rates)} is {name}: {told}."
     return (
-        f"{arm} is least safe on {name}: {value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']}). The highest "
-        f"of {len(rates)} categories was picked here, so expect a little less on new prompts."
+        f"{arm} is least safe on {name}: {told}. The highest of {len(rates)} categories was picked here, so expect a little less "
+        "on new prompts."
     )
 
 

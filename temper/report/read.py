@@ -11,6 +11,10 @@ from temper.errors import StorageError
 from temper.files import Row
 
 MANY = 8  # arms
+NEEDED = frozenset(
+    ("suite", "arm", "id", "sample", "class", "category", "language", "prompt", "reasoning", "answer", "outcome", "scores")
+)
+"""What every row has that the report reads without asking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. Raises `StorageError` for a damaged file, never for a missing one."""
+    """Read a run folder. Raises `StorageError` for a damaged file or row, never for a missing file."""
     recipe, facts = folder / "recipe.toml", _json(folder / "run.json")
     return Run(
         folder=folder,
@@ -79,7 +83,15 @@ def _rows(folder: Path, arms: Collection[str] | None) -> Mapping[str, list[Row]]
     """Rows of the recipe's arms. A folder whose name is not exactly suite@arm holds answers of an earlier setting, set aside."""
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for path in sorted(folder.glob("evals/*/rows.jsonl")):
-        for row in files.read_rows(path):
+        for number, row in enumerate(files.read_rows(path), 1):
+            _check(path, number, row)
             if path.parent.name == f"{row['suite']}@{row['arm']}" and (arms is None or row["arm"] in arms):
                 by_arm[row["arm"]].append(row)
     return dict(by_arm)
+
+
+def _check(path: Path, number: int, row: object) -> None:
+    if not isinstance(row, dict):
+        raise StorageError(f"{path}: row {number} is a JSON {type(row).__name__}; wanted an object, as `temper prove` writes it")
+    if missing := NEEDED - row.keys():
+        raise StorageError(f"{path}: row {number} lacks {', '.join(sorted(missing))}; wanted a row as `temper prove` writes it")

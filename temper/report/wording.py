@@ -92,7 +92,8 @@ def _best(run: Run) -> str:
 
 
 def _told(pair: Mapping[str, Any], label: str) -> str:
-    moved = f"{points(abs(pair['difference'])).lstrip('+')} points {'fewer' if pair['difference'] < 0 else 'more'} {label}"
+    size = points(abs(pair["difference"])).lstrip("+")
+    moved = f"{size} points {'fewer' if pair['difference'] < 0 else 'more'} {label}" if float(size) else f"as many {label}"
     rates = f"{percent(pair['arm_value'])} against {percent(pair['base_value'])}"
     within = f"95 % interval of the difference {points(pair['low'])} to {points(pair['high'])}"
     return f"{moved} ({rates}; {within}), which {_firm(pair)}"

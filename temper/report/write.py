@@ -44,6 +44,9 @@ def _clear(run: Path) -> None:
     """Remove what an earlier report of either form left, so that no page shows rows of another time."""
     for path in [run / ALONE, run / PAGE, *run.glob("report/rows-*.js")]:
         path.unlink(missing_ok=True)
+    folder = (run / PAGE).parent
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def results(run: Path, out: Path) -> Path:
