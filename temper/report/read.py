@@ -11,10 +11,9 @@ from temper.errors import StorageError
 from temper.files import Row
 
 MANY = 8  # arms
-NEEDED = frozenset(
-    ("suite", "arm", "id", "sample", "class", "category", "language", "prompt", "reasoning", "answer", "outcome", "scores")
-)
-"""What every row has that the report reads without asking."""
+PLACED = frozenset(("suite", "arm"))
+SHOWN = frozenset(("id", "sample", "class", "category", "language", "prompt", "reasoning", "answer", "outcome", "scores"))
+"""What a row has that tells where it belongs, and what a page shows of every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,21 @@ def _rows(folder: Path, arms: Collection[str] | None) -> Mapping[str, list[Row]]
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for path in sorted(folder.glob("evals/*/rows.jsonl")):
         for number, row in enumerate(files.read_rows(path), 1):
-            _check(path, number, row)
+            _check(f"{path}: row {number}", row, PLACED)
             if path.parent.name == f"{row['suite']}@{row['arm']}" and (arms is None or row["arm"] in arms):
                 by_arm[row["arm"]].append(row)
     return dict(by_arm)
 
 
-def _check(path: Path, number: int, row: object) -> None:
+def check(run: Run) -> None:
+    """Raise `StorageError` for a row that lacks what a page shows of every row."""
+    for rows in run.rows.values():
+        for row in rows:
+            _check(f"{run.folder / 'evals'}/{row['suite']}@{row['arm']}/rows.jsonl: row {row.get('id')}", row, SHOWN)
+
+
+def _check(where: str, row: object, needed: frozenset[str]) -> None:
     if not isinstance(row, dict):
-        raise StorageError(f"{path}: row {number} is a JSON {type(row).__name__}; wanted an object, as `temper prove` writes it")
-    if missing := NEEDED - row.keys():
-        raise StorageError(f"{path}: row {number} lacks {', '.join(sorted(missing))}; wanted a row as `temper prove` writes it")
+        raise StorageError(f"{where} is a JSON {type(row).__name__}; wanted an object, as `temper prove` writes it")
+    if missing := needed - row.keys():
+        raise StorageError(f"{where} lacks {', '.join(sorted(missing))}; wanted a row as `temper prove` writes it")
