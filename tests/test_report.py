@@ -319,7 +319,12 @@ def test_facts_that_are_no_object_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "wanted"), [('{"id": "x"}', "row 3 lacks answer, arm, category"), ("[1]", "row 3 is a JSON list")]
+    ("line", "wanted"),
+    [
+        ('{"id": "x"}', "row 3 lacks arm, suite"),
+        ("[1]", "row 3 is a JSON list"),
+        ('{"suite": "harm", "arm": "base", "id": "x"}', "row x lacks answer, category, class"),
+    ],
 )
 def test_a_row_that_is_none_is_named_with_its_file_and_number(tmp_path, line, wanted):
     folder = write_run(tmp_path / "run", rows_by_arm(n=2))
