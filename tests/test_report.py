@@ -517,3 +517,11 @@ def test_arms_that_do_not_differ_give_as_many_of_each(tmp_path):
     same = {arm: [{**r, "arm": arm} for r in rows["base"]] for arm in rows}
     said = build(write_run(tmp_path / "run", same))[1].read_text()
     assert "hybrid gives as many unsafe answers (" in said and "and as many over-refusals (" in said
+
+
+def test_a_rate_stands_with_how_its_replies_ended(tmp_path):
+    folder = write_run(tmp_path / "run", rows_by_arm(n=4))
+    summary = files.read_json(folder / "summary.json")
+    summary["arms"]["base"]["unsafe"] |= {"closed": 0.875, "cut": 0.25}
+    files.write_json(folder / "summary.json", summary)
+    assert "<small>closed 88\xa0%, cut 25\xa0%</small>" in build(folder)[0].read_text()

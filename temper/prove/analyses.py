@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from temper.prove import cost, published
 from temper.prove.breakdown import breakdown
 from temper.prove.evidence import Evidence
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {"breakdown": breakdown}
+ANALYSES: Mapping[str, Analysis] = {"breakdown": breakdown, "suites": published.analyse, "cost": cost.analyse}

@@ -123,7 +123,8 @@ def _cell(measured: Mapping[str, Any] | None, unit: str = "share") -> str:
         return "–"
     value, span = text.with_interval(measured, unit)
     left = f"; {text.count(measured['ungraded'])} ungraded" if measured.get("ungraded") else ""
-    return f"{value} ({span}; n {text.count(measured['n'])}{left})"
+    ends = f"; {told}" if (told := text.ends(measured)) else ""
+    return f"{value} ({span}; n {text.count(measured['n'])}{left}{ends})"
 
 
 def _heat(run: Run, metric: str, found: Mapping[str, ByArm]) -> Figure:

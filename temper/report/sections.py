@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from temper.report import breakdown
+from temper.report import breakdown, price, suites
 from temper.report.blocks import Section
 from temper.report.read import Run
 
@@ -12,5 +12,12 @@ Make = Callable[[Run], Section | None]
 OPENING: Sequence[Make] = ()
 """Those that stand before the headline."""
 
-SECTIONS: Sequence[Make] = (breakdown.suites, breakdown.categories, breakdown.languages, breakdown.proxy)
+SECTIONS: Sequence[Make] = (
+    breakdown.suites,
+    breakdown.categories,
+    breakdown.languages,
+    suites.section,
+    breakdown.proxy,
+    price.section,
+)
 """Those that stand after the comparisons."""
