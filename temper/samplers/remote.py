@@ -23,7 +23,7 @@ from temper.files import digest, dumps
 from temper.samplers.asking import Asked, Breaker, Chosen, Told
 from temper.samplers.choices import AUTO, READING, Counts, Form, Reply, Spoken, form_fields, named, read_choice, spoken
 from temper.text.invisible import visible
-from temper.text.split import render, split
+from temper.text.split import left_open, render, split
 from temper.types import Completion, Example, Usage
 
 T = TypeVar("T")
@@ -33,6 +33,8 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 _UNKNOWN_FIELD = frozenset({400, 422, 501})
 _HOPELESS = frozenset({401, 403, 404, 405})
+# vLLM and SGLang go on from the last assistant message with these; so do newer versions of llama.cpp, others by themselves.
+_CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
 _JSON_TOKENS = 32
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 _SHOWN = 300  # characters of an error body
@@ -223,6 +225,7 @@ class Remote:
             "temperature": self.temperature,
             "top_p": self.top_p,
             "seed": None if self.seed is None else self.seed + sample,
+            **(_CONTINUE if example.prefill else {}),
             **self.extra,
         }
         return {name: value for name, value in body.items() if value is not None}
@@ -230,7 +233,10 @@ class Remote:
     def _completion(self, example: Example, reply: Reply, seconds: float) -> Completion:
         choice = reply.choices[0]
         text = choice.message.content or choice.message.refusal or ""
-        parts = split(text, opened=self.opened, reasoning_content=choice.message.thought)
+        # some servers repeat the beginning that they were handed, which the model did not write
+        text = text.removeprefix(example.prefill)
+        opened = left_open(example.prefill, opened=self.opened)
+        parts = split(text, opened=opened, reasoning_content=choice.message.thought)
         counts = reply.usage
         usage = Usage(counts.prompt_tokens or 0, counts.completion_tokens or 0, seconds) if counts else None
         return Completion(
