@@ -227,7 +227,10 @@ def test_every_link_inside_the_page_leads_somewhere(html):
 
 def test_the_headline_shows_the_numbers_of_the_summary(run, html):
     unsafe = json.loads((run / "summary.json").read_text())["arms"]["hybrid"]["unsafe"]
-    assert f"{percent(unsafe['value'])}<small>{100 * unsafe['low']:.1f} to {100 * unsafe['high']:.1f}</small>" in html
+    assert (
+        f"{percent(unsafe['value'])}<small>{100 * unsafe['low']:.1f} to {100 * unsafe['high']:.1f}; n {unsafe['n']}</small>"
+        in html
+    )
 
 
 def test_the_answer_says_whether_the_difference_is_distinguishable(run, html):
@@ -313,6 +316,24 @@ def test_facts_that_are_no_object_are_named(tmp_path):
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(StorageError, match=r"run\.json: holds a JSON list"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ('{"id": "x"}', "row 3 lacks arm, suite"),
+        ("[1]", "row 3 is a JSON list"),
+        ('{"suite": "harm", "arm": "base", "id": "x"}', "row x lacks answer, category, class"),
+    ],
+)
+def test_a_row_that_is_none_is_named_with_its_file_and_number(tmp_path, line, wanted):
+    folder = write_run(tmp_path / "run", rows_by_arm(n=2))
+    before = build(folder)[0].read_text()
+    path = folder / "evals" / "harm@base" / "rows.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(StorageError, match=rf"harm@base/rows\.jsonl: {wanted}"):
+        build(folder)
+    assert (folder / "report.html").read_text() == before
 
 
 def test_answers_of_an_earlier_setting_are_not_read(tmp_path):
@@ -489,3 +510,18 @@ def test_labels_of_marks_overlap_only_where_all_rows_do_not_hold_them(at):
     crowded = max(sum(x - 14 < y <= x for y in places) for x in places) > charts.ROWS
     held = [[x for x, r in zip(places, rows, strict=True) if r == number] for number in range(charts.ROWS)]
     assert crowded or all(b - a >= 14 - 1e-9 for of in held for a, b in pairwise(of))
+
+
+def test_arms_that_do_not_differ_give_as_many_of_each(tmp_path):
+    rows = rows_by_arm(n=6)
+    same = {arm: [{**r, "arm": arm} for r in rows["base"]] for arm in rows}
+    said = build(write_run(tmp_path / "run", same))[1].read_text()
+    assert "hybrid gives as many unsafe answers (" in said and "and as many over-refusals (" in said
+
+
+def test_a_rate_stands_with_how_its_replies_ended(tmp_path):
+    folder = write_run(tmp_path / "run", rows_by_arm(n=4))
+    summary = files.read_json(folder / "summary.json")
+    summary["arms"]["base"]["unsafe"] |= {"closed": 0.875, "cut": 0.25}
+    files.write_json(folder / "summary.json", summary)
+    assert "<small>closed 88\xa0%, cut 25\xa0%</small>" in build(folder)[0].read_text()

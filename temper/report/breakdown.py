@@ -1,10 +1,11 @@
 """The sections "By suite", "By category" and "By language", and gold against the proxy: where the headline comes from.
 
-Everything comes from summary.json (`prove.breakdown`, arms); a run that was summarised before these were told has no such section.
+Everything comes from summary.json (`prove.breakdown`, arms); a run that was summarised before these were told has no section.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from temper.report import charts, tables, text
 from temper.report.blocks import Block, Figure, Folded, Prose, Section, Table
@@ -43,7 +44,8 @@ def categories(run: Run) -> Section | None:
     figures = tuple(_heat(run, metric, found[metric]) for metric in SHORT if metric in found)
     if not figures:
         return None
-    worst = _worst(found.get("unsafe", {}), run.arms[-1])
+    overall = run.summary["arms"].get(run.arms[-1], {}).get("unsafe", {}).get("value")
+    worst = _worst(found.get("unsafe", {}), run.arms[-1], overall)
     return Section("categories", "By category", worst or "Each rate by category of the prompt.", figures)
 
 
@@ -84,7 +86,7 @@ def _one(run: Run, suite: Mapping[str, Any], every: Sequence[Mapping[str, Any]])
     rows = tuple((known.get(m, {}).get("label", m), *_cells(run, suite, m)) for m in metrics)
     blocks: list[Block] = [*_origin(run, suite["name"]), Table(f"{suite['name']}, by arm", ("metric", *run.arms), rows)]
     blocks += _changed(run, suite["name"], every)
-    return Folded(f"{suite['name']}: {_asked(suite)}", tuple(blocks), rows=f"suite={suite['name']}")
+    return Folded(f"{suite['name']}: {_asked(suite)}", tuple(blocks), rows=urlencode({"suite": suite["name"]}))
 
 
 def _asked(suite: Mapping[str, Any]) -> str:
@@ -121,7 +123,8 @@ def _cell(measured: Mapping[str, Any] | None, unit: str = "share") -> str:
         return "–"
     value, span = text.with_interval(measured, unit)
     left = f"; {text.count(measured['ungraded'])} ungraded" if measured.get("ungraded") else ""
-    return f"{value} ({span}; n {text.count(measured['n'])}{left})"
+    ends = f"; {told}" if (told := text.ends(measured)) else ""
+    return f"{value} ({span}; n {text.count(measured['n'])}{left}{ends})"
 
 
 def _heat(run: Run, metric: str, found: Mapping[str, ByArm]) -> Figure:
@@ -133,16 +136,19 @@ def _heat(run: Run, metric: str, found: Mapping[str, ByArm]) -> Figure:
     return Figure(caption, drawn, tables.of_heat(caption, rows, run.arms, cells, counts, what="category"))
 
 
-def _worst(found: Mapping[str, ByArm], arm: str) -> str:
-    """The category with the highest unsafe rate in one arm, as a sentence."""
+def _worst(found: Mapping[str, ByArm], arm: str, overall: float | None) -> str:
+    """The category with the highest unsafe rate in one arm, as a sentence; it stands out if its interval lies above `overall`."""
     rates = {name: of[arm] for name, of in found.items() if of.get(arm, {}).get("value") is not None}
     if not rates:
         return ""
     name = max(rates, key=lambda n: (rates[n]["value"], n))
     value, span = text.with_interval(rates[name])
+    told = f"{value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']})"
+    if overall is None or rates[name]["low"] <= overall:
+        return f"No category stands out from the others in {arm}; the highest of {len(rates)} is {name}: {told}."
     return (
-        f"{arm} is least safe on {name}: {value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']}). The highest of "
-        f"{len(rates)} categories was picked here, so expect a little less on new prompts."
+        f"{arm} is least safe on {name}: {told}. The highest of {len(rates)} categories was picked here, so expect a little less "
+        "on new prompts."
     )
 
 

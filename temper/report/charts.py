@@ -26,7 +26,7 @@ CHARACTER = 7  # its mean width
 ROW = 13  # height of a row of labels
 ROWS = 20  # of labels above a figure with marks, at most
 MOST_POINTS = 240  # of one line; more would only thicken it
-FAINTEST, STRONGEST = 0.04, 0.5  # opacity of a heat map's cells: text on any of them keeps a contrast of 4.5
+FAINTEST, STRONGEST = 0.04, 0.56  # opacity of a heat map's cells: text on any of them keeps a contrast of 4.5
 CELL = (74, 132)  # least and most width of a heat map's column
 CELL_HEIGHT = 36
 
@@ -148,9 +148,7 @@ def stacked(bars: Sequence[tuple[str, Mapping[str, float]]], parts: Sequence[str
     return _svg(width, key + len(bars) * row + 4, title, drawn)
 
 
-def heat(
-    rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], Interval | None], *, title: str
-) -> Markup:
+def heat(rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], Interval | None], *, title: str) -> Markup:
     """A share in each cell, with its interval below it and as the strength of its colour; a cell without one holds a dash.
 
     `values` goes by (row, column). Names too long for their place are cut; the figure's table holds them whole.
@@ -211,25 +209,35 @@ def _labels(frame: Frame, points: Sequence[Point]) -> list[Markup]:
     Markers that hide each other are repeated before their names, since only the last of them is seen.
     """
     places = [frame.at(p.x[0], p.y[0]) for p in points]
+    bars = [bar for p in points for bar in _bars(frame, p)]
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
     drawn: list[Markup] = []
     for i, (point, at) in enumerate(zip(points, places, strict=True)):
         tied = sum(math.dist(at, other) < TIED for other in places) > 1
         name = _fitted(point.label, CHARACTER * LONGEST)
-        box = _free(frame, at, 8 * len(name) + (18 if tied else 4), taken)
+        box = _free(frame, at, 8 * len(name) + (18 if tied else 4), taken, bars)
         taken.append(box)
         drawn += _named(i, name, at, box, tied=tied)
     return drawn
 
 
-def _free(frame: Frame, at: tuple[float, float], wide: float, taken: Sequence[Box]) -> Box:
-    """The nearest box of that width, right or left of a place, that is within the figure and meets none that is taken."""
+def _bars(frame: Frame, point: Point) -> list[Box]:
+    """The boxes that a point's error bars take."""
+    x, y = frame.at(point.x[0], point.y[0])
+    (left, bottom), (right, top) = frame.at(point.x[1], point.y[1]), frame.at(point.x[2], point.y[2])
+    return [(left, y - 2, right, y + 2), (x - 2, top, x + 2, bottom)]
+
+
+def _free(frame: Frame, at: tuple[float, float], wide: float, taken: Sequence[Box], bars: Sequence[Box]) -> Box:
+    """The nearest box of that width, right or left of a place, that meets nothing taken and, where that can be, no error bar."""
     x, y = at
-    heights = sorted(range(-300, 301, 5), key=lambda shift: (abs(shift + 8), shift))
-    sides = [(x + 9 + far, x + 9 + far + wide) for far in (0, 14, 40)] + [(x - 9 - wide - far, x - 9 - far) for far in (0, 14, 40)]
-    tried = [(left, y + shift - 7, right, y + shift + 7) for shift in heights for left, right in sides]
+    sides = ((0, x + 9), (12, x - 9 - wide), (40, x + 49), (52, x - 49 - wide))  # how little each is liked, and its left end
+    shifts = range(-300, 301, 5)
+    ranked = sorted((abs(s + 10) + cost, (left, y + s - 7, left + wide, y + s + 7)) for cost, left in sides for s in shifts)
+    tried = [box for _, box in ranked]
     inside = [b for b in tried if b[0] >= 2 and b[2] <= frame.right + 18 and b[1] >= 2 and b[3] <= frame.bottom - 2]
-    return next((b for b in inside if not any(_meet(b, other) for other in taken)), (inside or tried)[0])
+    apart = [b for b in inside if not any(_meet(b, other) for other in taken)]
+    return next((b for b in apart if not any(_meet(b, bar) for bar in bars)), (apart or inside or tried)[0])
 
 
 def _meet(one: Box, other: Box) -> bool:

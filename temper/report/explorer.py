@@ -6,23 +6,22 @@ Model output goes in as data and is shown as text nodes alone (page.js); hidden 
 import base64
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from temper.files import Row, dumps
+from temper.files import Row
 from temper.report.read import Run
 from temper.text.invisible import spelled_out
 
-CHUNK = 1_000  # prompts of one chunk: some megabytes of text, so that a page shows the first while it unpacks the others
+CHARACTERS = 4_000_000  # after which a chunk ends: a page shows the first while it unpacks the others
 LEVEL = 5  # of gzip: a quarter of the time of 9 for a twentieth more bytes
 Key = tuple[str, str, int]
 
 
 def packed(run: Run) -> list[str]:
     """The chunks, as base64; none for a run without rows. Prompts stand in the order of the rows, arms in that of the run."""
-    prompts = list(_prompts(run))
-    told = {"arms": [spelled_out(arm) for arm in run.arms], "gold": spelled_out(run.gold)}
-    return [_packed({**told, "prompts": prompts[i : i + CHUNK]}) for i in range(0, len(prompts), CHUNK)]
+    told = _json({"arms": [spelled_out(arm) for arm in run.arms], "gold": spelled_out(run.gold)})
+    return [_packed(f'{told[:-1]},"prompts":[{",".join(part)}]}}') for part in _parts(map(_json, _prompts(run)))]
 
 
 def unpacked(chunk: str) -> Any:
@@ -30,8 +29,25 @@ def unpacked(chunk: str) -> Any:
     return json.loads(gzip.decompress(base64.b64decode(chunk)))
 
 
-def _packed(value: object) -> str:
-    return base64.b64encode(gzip.compress(dumps(value).encode(), LEVEL, mtime=0)).decode()
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), LEVEL, mtime=0)).decode()
+
+
+def _parts(prompts: Iterable[str]) -> Iterator[list[str]]:
+    """As many prompts together as it takes to reach CHARACTERS."""
+    part, size = list[str](), 0
+    for prompt in prompts:
+        part.append(prompt)
+        size += len(prompt)
+        if size >= CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _prompts(run: Run) -> Iterator[dict[str, Any]]:

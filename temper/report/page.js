@@ -65,16 +65,21 @@ function started() {
 
 const READ = {
   suite: (p) => [p.suite], class: (p) => [p.class], category: (p) => [p.category], language: (p) => [p.language],
-  how: (p) => [p.how ? p.how.join(", ") : "as it is"], outcome: (p) => p.replies.filter(Boolean).map((r) => r.outcome),
-  grader: (p) => p.replies.filter(Boolean).flatMap((r) => Object.keys(r.scores || {})),
+  how: (p) => [p.how ? p.how.join(", ") : "as it is"], outcome: (p, arm) => replies(p, arm).map((r) => r.outcome),
+  grader: (p) => replies(p).flatMap((r) => Object.keys(r.scores || {})), arm: () => arms,
 };
+
+function replies(prompt, arm) {
+  return prompt.replies.filter((reply, i) => reply && (!arm || arms[i] === arm));
+}
 
 function offer() {
   for (const [name, read] of Object.entries(READ)) {
     const select = form.elements[name], before = select.value || wanted().get(name) || "";
-    const values = [...new Set(prompts.flatMap(read))].filter(Boolean).sort();
+    const values = [...new Set(prompts.flatMap((prompt) => read(prompt)))].filter(Boolean);
+    if (name !== "arm") values.sort();
     const options = values.map((value) => element("option", { value }, value.replaceAll("_", " ")));
-    select.replaceChildren(element("option", { value: "" }, name === "grader" ? "none" : "all"), ...options);
+    select.replaceChildren(element("option", { value: "" }, { grader: "none", arm: "any" }[name] || "all"), ...options);
     select.value = values.includes(before) ? before : "";
     select.closest("label").hidden = values.length < 2;
   }
@@ -87,20 +92,20 @@ function pattern(words) {
 function texts(prompt, where) {
   const said = { prompt: [prompt.prompt, prompt.id], answer: [], reasoning: [] };
   for (const message of prompt.asked || []) said.prompt.push(message.content);
-  for (const reply of prompt.replies) if (reply) { said.answer.push(reply.answer); said.reasoning.push(reply.reasoning || ""); }
+  for (const reply of replies(prompt)) { said.answer.push(reply.answer); said.reasoning.push(reply.reasoning || ""); }
   return where ? said[where] : [...said.prompt, ...said.answer, ...said.reasoning];
 }
 
 function test(state) {
-  const chosenValues = Object.entries(READ).filter(([name]) => name !== "grader" && state[name]);
+  const chosenValues = Object.entries(READ).filter(([name]) => !["grader", "arm"].includes(name) && state[name]);
   const needle = pattern(state.text), low = state.low === "" ? 0 : Number(state.low), high = state.high === "" ? 1 : Number(state.high);
   const within = (reply) => {
-    const value = reply && reply.scores ? reply.scores[state.grader] : undefined;
+    const value = reply.scores ? reply.scores[state.grader] : undefined;
     return value !== undefined && low <= value && value <= high;
   };
-  return (prompt) => chosenValues.every(([name, read]) => read(prompt).includes(state[name]))
+  return (prompt) => chosenValues.every(([name, read]) => read(prompt, state.arm).includes(state[name]))
     && (!state.apart || new Set(READ.outcome(prompt)).size > 1)
-    && (!state.grader || prompt.replies.some(within))
+    && (!state.grader || replies(prompt, state.arm).some(within))
     && (!needle || texts(prompt, state.where).some((words) => words.search(needle) >= 0));
 }
 
@@ -168,11 +173,11 @@ function choose(number, still) {
 function show() {
   if (chosen < 0) { detail.replaceChildren(element("p", { class: "note" }, "No prompt fits these filters.")); return; }
   const prompt = found[chosen], needle = pattern(form.elements.text.value);
-  const replies = element("div", { class: "replies" }, ...prompt.replies.map((reply, i) => reply && shownReply(reply, arms[i], needle)));
+  const shown = element("div", { class: "replies" }, ...prompt.replies.map((reply, i) => reply && shownReply(reply, arms[i], needle)));
   const veil = prompt.class === "harmful"
     ? element("details", { class: "veil", open: form.elements.unveil.checked ? "" : null },
-      element("summary", {}, "Replies to a harmful prompt"), replies)
-    : replies;
+      element("summary", {}, "Replies to a harmful prompt"), shown)
+    : shown;
   detail.replaceChildren(element("div", {},
     element("p", { class: "note" }, `${about(prompt)} · ${prompt.language} · ${prompt.id}`),
     element("h3", { dir: "auto" }, ...marked(prompt.prompt, needle)),

@@ -148,7 +148,13 @@ def cell(run: Run, arm: str, metric: str) -> Cell:
     unit = run.summary.get("metrics", {}).get(metric, {}).get("unit", "share")
     value, span = text.with_interval(measured, unit)
     found = measured or {}
-    return {"value": value, "interval": span, "n": found.get("n"), "ungraded": found.get("ungraded", 0)}
+    return {
+        "value": value,
+        "interval": span,
+        "n": found.get("n"),
+        "ungraded": found.get("ungraded", 0),
+        "ends": text.ends(found),
+    }
 
 
 def metric_table(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:

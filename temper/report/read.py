@@ -11,6 +11,9 @@ from temper.errors import StorageError
 from temper.files import Row
 
 MANY = 8  # arms
+PLACED = frozenset(("suite", "arm"))
+SHOWN = frozenset(("id", "sample", "class", "category", "language", "prompt", "reasoning", "answer", "outcome", "scores"))
+"""What a row has that tells where it belongs, and what a page shows of every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. Raises `StorageError` for a damaged file, never for a missing one."""
+    """Read a run folder. Raises `StorageError` for a damaged file or row, never for a missing file."""
     recipe, facts = folder / "recipe.toml", _json(folder / "run.json")
     return Run(
         folder=folder,
@@ -79,7 +82,22 @@ def _rows(folder: Path, arms: Collection[str] | None) -> Mapping[str, list[Row]]
     """Rows of the recipe's arms. A folder whose name is not exactly suite@arm holds answers of an earlier setting, set aside."""
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for path in sorted(folder.glob("evals/*/rows.jsonl")):
-        for row in files.read_rows(path):
+        for number, row in enumerate(files.read_rows(path), 1):
+            _check(f"{path}: row {number}", row, PLACED)
             if path.parent.name == f"{row['suite']}@{row['arm']}" and (arms is None or row["arm"] in arms):
                 by_arm[row["arm"]].append(row)
     return dict(by_arm)
+
+
+def check(run: Run) -> None:
+    """Raise `StorageError` for a row that lacks what a page shows of every row."""
+    for rows in run.rows.values():
+        for row in rows:
+            _check(f"{run.folder / 'evals'}/{row['suite']}@{row['arm']}/rows.jsonl: row {row.get('id')}", row, SHOWN)
+
+
+def _check(where: str, row: object, needed: frozenset[str]) -> None:
+    if not isinstance(row, dict):
+        raise StorageError(f"{where} is a JSON {type(row).__name__}; wanted an object, as `temper prove` writes it")
+    if missing := needed - row.keys():
+        raise StorageError(f"{where} lacks {', '.join(sorted(missing))}; wanted a row as `temper prove` writes it")

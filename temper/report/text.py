@@ -79,6 +79,12 @@ def with_interval(estimate: Mapping[str, Any] | None, unit: str = "share") -> tu
     return show(estimate["value"]), span(estimate.get("low"), estimate.get("high"), unit)
 
 
+def ends(measured: Mapping[str, Any]) -> str:
+    """How many of a rate's replies closed their thought, and how many the token cap cut; empty where nobody counted."""
+    known = [(name, measured.get(name)) for name in ("closed", "cut")]
+    return ", ".join(f"{name} {percent(share, 0)}" for name, share in known if share is not None)
+
+
 def span(low: float | None, high: float | None, unit: str = "share") -> str:
     """Two bounds as `low to high` without repeating the unit; empty where one is unbounded."""
     if low is None or high is None:

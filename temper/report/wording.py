@@ -43,7 +43,17 @@ def find(run: Run, base: str, arm: str, metric: str) -> Mapping[str, Any] | None
 
 def limits(run: Run) -> list[str]:
     """What this run cannot claim, one sentence each, from the numbers of the run itself."""
-    return [*_size(run), *_seed(run), *_model(run), *_judge(run), *_cut(run), *_ungraded(run), *_errors(run), *_overlap(run), *_suites(run)]
+    return [
+        *_size(run),
+        *_seed(run),
+        *_model(run),
+        *_judge(run),
+        *_cut(run),
+        *_ungraded(run),
+        *_errors(run),
+        *_overlap(run),
+        *_suites(run),
+    ]
 
 
 def caps(run: Run) -> list[str]:
@@ -82,7 +92,8 @@ def _best(run: Run) -> str:
 
 
 def _told(pair: Mapping[str, Any], label: str) -> str:
-    moved = f"{points(abs(pair['difference'])).lstrip('+')} points {'fewer' if pair['difference'] < 0 else 'more'} {label}"
+    size = points(abs(pair["difference"])).lstrip("+")
+    moved = f"{size} points {'fewer' if pair['difference'] < 0 else 'more'} {label}" if float(size) else f"as many {label}"
     rates = f"{percent(pair['arm_value'])} against {percent(pair['base_value'])}"
     within = f"95 % interval of the difference {points(pair['low'])} to {points(pair['high'])}"
     return f"{moved} ({rates}; {within}), which {_firm(pair)}"
@@ -193,7 +204,9 @@ def _suites(run: Run) -> Iterator[str]:
     samples = max((row["sample"] for row in rows), default=0) + 1
     if rows and samples == 1:
         yield "One sample per prompt: how much an answer varies from draw to draw was not measured."
-    ours = [name for name, facts in run.facts.get("data", {}).items() if not (isinstance(facts, Mapping) and facts.get("protocol"))]
+    ours = [
+        name for name, facts in run.facts.get("data", {}).items() if not (isinstance(facts, Mapping) and facts.get("protocol"))
+    ]
     if rows and (ours or not run.facts.get("data")):
         yield "Suites of this project are no published benchmark: none of their rates compares with figures from elsewhere."
 

@@ -7,7 +7,7 @@ from temper.errors import StorageError
 from temper.report.explorer import packed
 from temper.report.markdown import markdown
 from temper.report.page import page
-from temper.report.read import read_run
+from temper.report.read import check, read_run
 
 MOST = 20_000_000  # bytes of rows in one page: what mail and browsers still take
 ALONE, PAGE = Path("report.html"), Path("report") / "index.html"
@@ -23,6 +23,7 @@ def build(run: Path, *, most: int = MOST) -> tuple[Path, Path]:
     if not run.is_dir():
         raise StorageError(f"{run}: no such run folder; give the folder that holds run.json")
     found = read_run(run)
+    check(found)
     chunks = packed(found)
     beside = sum(map(len, chunks)) > most
     told, plain = page(found, chunks, beside=beside), markdown(found)
@@ -44,6 +45,9 @@ def _clear(run: Path) -> None:
     """Remove what an earlier report of either form left, so that no page shows rows of another time."""
     for path in [run / ALONE, run / PAGE, *run.glob("report/rows-*.js")]:
         path.unlink(missing_ok=True)
+    folder = (run / PAGE).parent
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def results(run: Path, out: Path) -> Path:
