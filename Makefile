@@ -37,6 +37,8 @@ bench: $(STAMP)  ## side-by-side benchmarks, about an hour; rows in results/benc
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/judge.py
 	$(BIN)/python bench/intervals.py
+	$(BIN)/python bench/nulls.py
+	$(BIN)/python bench/report.py
 	$(BIN)/python bench/grpo.py
 
 clean:

@@ -334,4 +334,4 @@ def _overlap(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
     """How many test prompts also stand in the training data, for the report: a proof on seen prompts proves little."""
     train = _training_examples(recipe)
     found = {s.name: overlaps(train, s.examples) for s in suites} if train else {}
-    return {name: {"n": len({o.test_id for o in o_}), "ids": sorted({o.test_id for o in o_})[:20]} for name, o_ in found.items()}
+    return {name: {"n": len({o.test_id for o in o_}), "ids": sorted({o.test_id for o in o_})} for name, o_ in found.items()}

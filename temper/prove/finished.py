@@ -239,9 +239,11 @@ def _judge(evaluations: Sequence[Finished], wanted: str | None) -> str:
 
 
 def _own_graders(evaluations: Sequence[Finished]) -> dict[str, Better]:
-    """The graders that a recipe added, with their good end."""
+    """The graders that a recipe added and those that came with an imported log, with their good end."""
     found: dict[str, Better] = {}
     for of in evaluations:
+        facts = of.facts.get("graders", {})
+        found |= {name: known["better"] for name, known in facts.items() if known.get("role") == "imported"}
         for name in of.facts.get("recipe", {}).get("prove", {}).get("graders", ()):
             short = Path(name).name.rpartition(":")[2]
             if known := of.facts.get("graders", {}).get(short):
