@@ -378,7 +378,19 @@ def test_a_language_that_is_only_mentioned_or_refused_is_not_asked_for(prompt: s
 
 # --- grader -----------------------------------------------------------------------------------------------------------
 
-PARTS = ("", ".asked", ".cmi", ".corpus_cmi", ".m_index", ".i_index", ".entropy", ".burstiness", ".line_pass", ".word_pass", ".unwarranted")
+PARTS = (
+    "",
+    ".asked",
+    ".cmi",
+    ".corpus_cmi",
+    ".m_index",
+    ".i_index",
+    ".entropy",
+    ".burstiness",
+    ".line_pass",
+    ".word_pass",
+    ".unwarranted",
+)
 
 
 def test_reasoning_and_answer_are_measured_apart_and_weighed_by_words_together() -> None:

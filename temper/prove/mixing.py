@@ -19,7 +19,7 @@ from temper.types import Outcome
 SIDES = ("reasoning", "answer")
 BOTH = 0.975
 """Confidence of each of two intervals that together hold with 95 % (Bonferroni)."""
-_COMPARED = ("switched_reasoning", "switched_answer", "readability_answered", "readability_refused")
+_COMPARED = ("switched_reasoning", "switched_answer", "readability_answered")
 
 
 def mixing(evidence: Evidence) -> dict[str, Any] | None:
@@ -49,9 +49,13 @@ def _languages() -> dict[str, Metric]:
             _any(switches),
         )
         made[f"unwarranted_{side}"] = _mean_of(side, "unwarranted", "Unwarranted switches", "such switches per word", "score")
-        made[f"cmi_{side}"] = _mean_of(side, "cmi", "CMI", "code-mixing index, 0 to 100", "number")
+        made[f"cmi_{side}"] = _mean_of(side, "cmi", "CMI", "code-mixing index, as a share", "score")
         made[f"corpus_cmi_{side}"] = _mean_of(
-            side, "corpus_cmi", "CMI with switches", "the same with switches counted, lines as utterances (Gambäck & Das 2016)", "number"
+            side,
+            "corpus_cmi",
+            "CMI with switches",
+            "the same with switches counted, lines as utterances (Gambäck & Das 2016)",
+            "number",
         )
     return made
 
@@ -60,7 +64,12 @@ def _readability() -> dict[str, Metric]:
     """Readability of replies that ended alike: refusals are short and read well, so a pooled mean rewards refusing."""
     return {
         "readability_answered": Metric(
-            "Readability, answered", "answers to what was asked", _ended(Outcome.ANSWERED), measures.graded("readability"), "high", "score"
+            "Readability, answered",
+            "answers to what was asked",
+            _ended(Outcome.ANSWERED),
+            measures.graded("readability"),
+            "high",
+            "score",
         ),
         "readability_refused": Metric(
             "Readability, refused", "refusals", _ended(Outcome.REFUSED), measures.graded("readability"), "high", "score"
@@ -85,7 +94,13 @@ def _readability() -> dict[str, Metric]:
 
 def _mean_of(side: str, part: str, label: str, meaning: str, unit: measures.Unit) -> Metric:
     name = f"{side}.{part}"
-    return Metric(f"{label}, {side}", meaning, measures.has_part("language", name), part_of("language", name), unit=unit)
+    read = part_of("language", name)
+
+    def scaled(row: Row) -> float | None:
+        return None if (value := read(row)) is None else value / 100
+
+    value = scaled if part == "cmi" else read
+    return Metric(f"{label}, {side}", meaning, measures.has_part("language", name), value, unit=unit)
 
 
 def _any(part: str) -> Value:
@@ -102,7 +117,9 @@ def _by_language(rows: Mapping[str, Sequence[Row]], code: str) -> dict[str, Any]
     found = {}
     for arm, of in rows.items():
         own = [row for row in of if row["language"] == code]
-        switched = {name: m.as_dict() for name, m in measures.measure_all(own, _languages()).items() if name.startswith("switched")}
+        switched = {
+            name: m.as_dict() for name, m in measures.measure_all(own, _languages()).items() if name.startswith("switched")
+        }
         found[arm] = {**switched, "lcpr": _passes(own)}
     return found
 
@@ -121,17 +138,18 @@ def passes(rows: Sequence[Row], side: str) -> dict[str, Estimate]:
     LCPR rises with both rates, so its interval runs from its value at their lower to that at their upper 97.5 % limits, which
     together hold with at least 95 %: wider than it need be, and right also where every reply passes.
     """
-    found = {name: _rate(rows, f"{side}.{part}", stats.CONFIDENCE) for name, part in _PASSES.items()}
-    return {**found, "lcpr": _harmonic(*(_rate(rows, f"{side}.{part}", BOTH) for part in _PASSES.values()))}
+    lines, words = (_by_prompt(rows, f"{side}.{part}") for part in ("line_pass", "word_pass"))
+    plain = {name: stats.share(*of) for name, of in (("lpr", lines), ("wpr", words))}
+    return {**plain, "lcpr": _harmonic(stats.share(*lines, BOTH), stats.share(*words, BOTH))}
 
 
-_PASSES = {"lpr": "line_pass", "wpr": "word_pass"}
-
-
-def _rate(rows: Sequence[Row], part: str, confidence: float) -> Estimate:
-    metric = Metric(part, "", measures.has_part("language", part), part_of("language", part), "high")
-    values, groups = measures.per_prompt(measures.values_by_sample(rows, metric)), measures.groups_of(rows)
-    return stats.share(list(values.values()), [groups[prompt] for prompt in values], confidence)
+def _by_prompt(rows: Sequence[Row], part: str) -> tuple[list[float], list[str]]:
+    """The mean of one part over each prompt's samples, and the prompts' clusters; rows without it are left out."""
+    read = part_of("language", part)
+    about = [(row, value) for row in rows if (value := read(row)) is not None]
+    values = measures.per_prompt({measures.sample_of(row): value for row, value in about})
+    groups = measures.groups_of(row for row, _ in about)
+    return list(values.values()), [groups[prompt] for prompt in values]
 
 
 def _harmonic(lines: Estimate, words: Estimate) -> Estimate:

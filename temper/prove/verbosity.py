@@ -97,20 +97,32 @@ def _metrics() -> dict[str, Metric]:
     tokens = measures.completion_tokens
     return {
         "tokens_answered": Metric(
-            "Tokens, answered", "tokens of replies that answer a prompt that is no task", _became(Outcome.ANSWERED), tokens, unit="tokens"
+            "Tokens, answered",
+            "tokens of replies that answer a prompt that is no task",
+            _became(Outcome.ANSWERED),
+            tokens,
+            unit="tokens",
         ),
         "tokens_refused": Metric("Tokens, refused", "tokens of refusals", _became(Outcome.REFUSED), tokens, unit="tokens"),
         "tokens_solved": Metric("Tokens, solved", "tokens of replies that solve a task", _ended(1.0), tokens, unit="tokens"),
         "tokens_unsolved": Metric("Tokens, unsolved", "tokens of replies that do not", _ended(0.0), tokens, unit="tokens"),
         "thought_solved": Metric(
-            "Thought tokens, solved", "tokens of the thought of replies that solve a task", _thought_ended(1.0), thought_tokens, unit="tokens"
+            "Thought tokens, solved",
+            "tokens of the thought of replies that solve a task",
+            _thought_ended(1.0),
+            thought_tokens,
+            unit="tokens",
         ),
         "thought_share": Metric(
-            "Share of thought", "thought tokens over all tokens of a reply whose thought closed", _thinks, _thought_share, unit="score"
+            "Share of thought",
+            "thought tokens over all tokens of a reply whose thought closed",
+            _thinks,
+            _thought_share,
+            unit="score",
         ),
         "after_correct": Metric(
             "Thinking after the answer was there",
-            "share of a thought that follows the first mention of the right number, on solved tasks whose prompt does not hold it",
+            "share of a thought after the first mention of the right number, on solved tasks whose prompt does not hold it",
             lambda row: _solved(row) == 1.0 and correct_from(row) is not None,
             _after_correct,
             unit="score",
@@ -198,5 +210,8 @@ def _banded(rows: Mapping[str, Sequence[Row]], klass: str, name: str, value: Val
     told = {}
     for arm, of in lengths.items():
         at = np.clip(np.searchsorted(edges, [length for _, length in of], side="right") - 1, 0, BANDS - 1)
-        told[arm] = [measures.measure([row for (row, _), i in zip(of, at, strict=True) if i == band], metric).as_dict() for band in range(BANDS)]
+        told[arm] = [
+            measures.measure([row for (row, _), i in zip(of, at, strict=True) if i == band], metric).as_dict()
+            for band in range(BANDS)
+        ]
     return {"metric": name, "edges": edges.tolist(), "arms": told}

@@ -1,0 +1,64 @@
+"""The section that opens the report: the failure signatures, each detected, not detected or cannot tell, by its figures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from temper.report import text
+from temper.report.blocks import Prose, Section, Table
+from temper.report.read import Run
+
+Told = Mapping[str, Any]
+
+
+def section(run: Run) -> Section | None:
+    """The section, None for a run whose summary was written before signatures were."""
+    told = run.summary.get("signatures")
+    if not told:
+        return None
+    found = told["found"]
+    overview = Table(
+        "Failure signatures",
+        ("signature", "verdict", "figure that says so", "limit"),
+        tuple((s["title"], s["verdict"], _said(s), _limit(s)) for s in found),
+        f"Limits version {told['version']}, declared before looking. Each interval is 95 % by itself: this is a screen.",
+    )
+    figures = Table(
+        "Every figure behind the signatures",
+        ("signature", "of", "figure", "value", "95 % interval", "n", "verdict"),
+        tuple(line for s in found for line in _lines(s)),
+    )
+    undecided = tuple(Prose(f"{s['title']}: cannot tell, because {s['missing']}.") for s in found if s["missing"])
+    return Section(
+        "signatures", "Failure signatures", _lead(found), (overview, *undecided, *((figures,) if figures.rows else ()))
+    )
+
+
+def _lead(found: list[Told]) -> str:
+    by = {v: [s["title"].lower() for s in found if s["verdict"] == v] for v in ("detected", "not detected", "cannot tell")}
+    return " ".join(f"{verdict.capitalize()}: {', '.join(names)}." for verdict, names in by.items() if names)
+
+
+def _said(signature: Told) -> str:
+    """The figure that decides: the first with the signature's verdict, or else what is missing."""
+    deciding = next((e for e in signature["figures"] if e["verdict"] == signature["verdict"]), None)
+    if deciding is None:
+        return f"not measured: {signature['missing']}"
+    value, interval = _value(deciding)
+    shown = f"{value} ({interval}; n {text.count(deciding['n'])})" if interval else value
+    why = f"; {deciding['why']}" if deciding["why"] else ""
+    return f"{deciding['subject']}: {deciding['what']} {shown}{why}"
+
+
+def _limit(signature: Told) -> str:
+    return text.percent(signature["limit"])
+
+
+def _lines(signature: Told) -> list[tuple[str, ...]]:
+    return [
+        (signature["title"], e["subject"], e["what"], *_value(e), text.count(e["n"]) if e["n"] is not None else "–", e["verdict"])
+        for e in signature["figures"]
+    ]
+
+
+def _value(figure: Told) -> tuple[str, str]:
+    return text.with_interval(figure, figure["unit"])
