@@ -29,8 +29,7 @@ def _against_first(
     rows: Mapping[str, Sequence[Row]], metrics: Mapping[str, Metric], paired: Sequence[str] | None, seed: int
 ) -> list[Pair]:
     chosen = {name: metric for name, metric in metrics.items() if paired is None or name in paired}
-    first, *later = rows
-    return _corrected([pair for arm in later for pair in compare({first: rows[first], arm: rows[arm]}, chosen, seed=seed)])
+    return _corrected(compare(rows, chosen, seed=seed, only_first=True))
 
 
 def _corrected(pairs: Sequence[Pair]) -> list[Pair]:

@@ -1,6 +1,6 @@
 """The section that opens the report: the failure signatures, each detected, not detected or cannot tell, by its figures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from temper.report import text
@@ -53,11 +53,11 @@ def _limit(signature: Told) -> str:
     return text.percent(signature["limit"])
 
 
-def _lines(signature: Told) -> list[tuple[str, ...]]:
-    return [
-        (signature["title"], e["subject"], e["what"], *_value(e), text.count(e["n"]) if e["n"] is not None else "–", e["verdict"])
-        for e in signature["figures"]
-    ]
+def _lines(signature: Told) -> Iterator[tuple[str, ...]]:
+    for figure in signature["figures"]:
+        value, interval = _value(figure)
+        n = "–" if figure["n"] is None else text.count(figure["n"])
+        yield signature["title"], figure["subject"], figure["what"], value, interval or "–", n, figure["verdict"]
 
 
 def _value(figure: Told) -> tuple[str, str]:

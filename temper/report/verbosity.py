@@ -65,7 +65,7 @@ def _bands(klass: str, of: Told) -> Figure:
     ]
     caption = f"Share {label} by length of the thought, {klass} prompts"
     lines = [
-        (names[i], arm, *text.with_interval(e), text.count(e["n"]), text.count(e["ungraded"]))
+        (names[i], arm, *(shown or "–" for shown in text.with_interval(e)), text.count(e["n"]), text.count(e["ungraded"]))
         for arm, bands in of["arms"].items()
         for i, e in enumerate(bands)
     ]

@@ -12,6 +12,8 @@ from typing import Any
 
 READ = 20_000
 """So many characters are searched."""
+TRIED = 200
+"""So many opening braces are tried as the beginning of an object: a wall of them would cost the square of its length."""
 _NAMED = ("name", "tool", "tool_name", "function", "action")
 _GIVEN = frozenset({"arguments", "parameters", "args", "input", "tool_input", "action_input"})
 _TAGGED = re.compile(
@@ -38,7 +40,9 @@ def offered(text: str) -> list[str]:
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Every JSON object that is in no other; text that is no JSON is passed over."""
     at = text.find("{")
-    while at != -1:
+    for _ in range(TRIED):
+        if at == -1:
+            return
         try:
             value, end = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
