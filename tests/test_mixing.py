@@ -1,8 +1,10 @@
 """Languages over a set of replies: what the graders wrote into rows, summed; readability by how a reply ended."""
 
 import random
+import statistics
 
 import pytest
+import scipy.stats
 
 from temper.graders.language import LanguageConsistency
 from temper.prove.evidence import Evidence
@@ -90,3 +92,16 @@ def test_a_closed_thought_without_an_answer_has_no_summary():
 
 def test_rows_whose_language_nobody_looked_at_have_no_mixing():
     assert mixing(Evidence({"base": [row()]})) is None
+
+
+def test_an_index_has_student_s_interval_which_widens_where_prompts_share_a_group():
+    rng = random.Random(3)
+    parts = [{"answer.corpus_cmi": 100 * rng.random()} for _ in range(30)]
+    rows = [row("base", "benign", i, language={"value": 1.0, "why": "", "parts": p}) for i, p in enumerate(parts)]
+    values = [p["answer.corpus_cmi"] for p in parts]
+    low, high = scipy.stats.t.interval(0.95, 29, statistics.fmean(values), scipy.stats.sem(values))
+    found = mixing(Evidence({"base": rows}))["arms"]["base"]["corpus_cmi_answer"]
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    doubled = [{**r, "id": f"{r['id']}{k}", "group": r["id"]} for r in rows for k in range(2)]
+    again = mixing(Evidence({"base": doubled}))["arms"]["base"]["corpus_cmi_answer"]
+    assert (again["low"], again["high"]) == (pytest.approx(low), pytest.approx(high))

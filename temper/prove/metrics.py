@@ -4,6 +4,7 @@ A metric is a rule from one row to a number in [0, 1] (or tokens), or None where
 averaged before prompts are, and the interval resamples `group`s. Comparing arms is `compare`'s work.
 """
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -352,17 +353,28 @@ METRICS = table()
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Which prompt each row belongs to, and which bootstrap cluster (group) each prompt, as numbers from 0."""
+    """Which prompt each row belongs to, and which bootstrap cluster (group) each prompt, as numbers from 0.
+
+    `closed` and `cut` are 1 for rows whose thought closed and for those that the token cap ended, NaN where no reply came.
+    """
 
     prompts: NDArray[np.intp]
     groups: NDArray[np.intp]
+    closed: Floats
+    cut: Floats
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Units":
         places: dict[Prompt, int] = {}
         prompts = [places.setdefault((row["suite"], row["id"]), len(places)) for row in rows]
         groups = groups_of(rows)
-        return cls(np.array(prompts, dtype=np.intp), stats.cluster_ids([groups[prompt] for prompt in places], len(places)))
+        came = [row.get("outcome") != Outcome.ERROR for row in rows]
+        return cls(
+            np.array(prompts, dtype=np.intp),
+            stats.cluster_ids([groups[prompt] for prompt in places], len(places)),
+            np.where(came, [row.get("thought") == "closed" for row in rows], np.nan),
+            np.where(came, [row.get("finish") == "length" for row in rows], np.nan),
+        )
 
     def means(self, at: NDArray[np.intp], values: Floats) -> tuple[Floats, NDArray[np.intp]]:
         """The mean of each prompt that has a value, and the prompts' clusters; `at` are the rows of the values."""
@@ -374,8 +386,7 @@ def measure(rows: Sequence[Row], metric: str | Metric, units: Units | None = Non
     """One metric of one arm's rows, whose `units` may be known already. Raises `UnknownName` for a metric not in `METRICS`."""
     what, units = metric if isinstance(metric, Metric) else _named(metric), units or Units.of(rows)
     at = np.array([i for i, row in enumerate(rows) if what.applies(row)], dtype=np.intp)
-    about = [rows[i] for i in at]
-    read = np.array([read_by(what, row) for row in about], dtype=np.float64)  # None becomes NaN: not graded
+    read = np.array([read_by(what, rows[i]) for i in at], dtype=np.float64)  # None becomes NaN: not graded
     known = ~np.isnan(read)
     bad = 1.0 if what.better == "low" else 0.0
     worst, best = (_if_ungraded(units, at, read, were) for were in (bad, 1 - bad))
@@ -385,8 +396,8 @@ def measure(rows: Sequence[Row], metric: str | Metric, units: Units | None = Non
         int((~known).sum()),
         worst if bounded else None,
         best if bounded else None,
-        _share(about, "thought", "closed"),
-        _share(about, "finish", "length"),
+        _known_mean(units.closed[at]),
+        _known_mean(units.cut[at]),
     )
 
 
@@ -395,10 +406,9 @@ def _if_ungraded(units: Units, at: NDArray[np.intp], read: Floats, were: float) 
     return float(units.means(at, np.where(np.isnan(read), were, read))[0].mean()) if at.size else None
 
 
-def _share(rows: Sequence[Row], field: str, value: str) -> float | None:
-    """The share of replies whose field has a value, of those that came."""
-    came = [row.get(field) for row in rows if row.get("outcome") != Outcome.ERROR]
-    return came.count(value) / len(came) if came else None
+def _known_mean(values: Floats) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
 
 
 def measure_all(rows: Sequence[Row], metrics: Mapping[str, Metric] = METRICS) -> dict[str, Measured]:
@@ -434,10 +444,24 @@ def groups_of(rows: Iterable[Row]) -> dict[Prompt, str]:
 
 
 def estimate(values: ArrayLike, clusters: stats.Clusters, unit: Unit) -> Estimate:
-    """Mean over prompts: Wilson on the effective size for what lies in [0, 1], cluster bootstrap otherwise."""
+    """Mean over prompts: Wilson on the effective size for what lies in [0, 1], cluster bootstrap otherwise.
+
+    A `number` gets Student's t on the cluster-robust error (Miller 2024): a hundredth of the cost, for indices that nobody tests.
+    """
     if unit in ("share", "score"):
         return stats.share(values, clusters)
+    if unit == "number":
+        return _student(np.asarray(values, dtype=np.float64), clusters)
     return stats.mean(values, clusters, draws=SCORE_DRAWS)
+
+
+def _student(values: Floats, clusters: stats.Clusters) -> Estimate:
+    if not values.size:
+        return stats.NOTHING
+    groups, error = int(stats.cluster_ids(clusters, values.size).max()) + 1, stats.standard_error(values, clusters)
+    half = stats.student(groups - 1) * error if groups > 1 else math.inf
+    centre = float(values.mean())
+    return Estimate(centre, values.size, centre - half, centre + half)
 
 
 def _named(name: str) -> Metric:

@@ -6,6 +6,9 @@ Sums what the graders `language` and `readability` wrote into each row; what a p
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from temper import stats
 from temper.files import Row
 from temper.prove import metrics as measures
@@ -129,27 +132,27 @@ def _by_language(rows: Mapping[str, Sequence[Row]], code: str) -> dict[str, Any]
 
 def _passes(rows: Sequence[Row]) -> dict[str, Any]:
     """Line and word pass rates and their harmonic mean, for reasoning and answer (arXiv 2406.20052)."""
-    return {side: {name: of.as_dict() for name, of in passes(rows, side).items()} for side in SIDES}
+    units = measures.Units.of(rows)
+    return {side: {name: of.as_dict() for name, of in passes(rows, side, units).items()} for side in SIDES}
 
 
-def passes(rows: Sequence[Row], side: str) -> dict[str, Estimate]:
+def passes(rows: Sequence[Row], side: str, units: measures.Units | None = None) -> dict[str, Estimate]:
     """`lpr`, `wpr` and `lcpr` of one side, in [0, 1]; `NOTHING` where no text had a line that is long enough to judge.
 
     LCPR rises with both rates, so its interval runs from its value at their lower to that at their upper 97.5 % limits, which
     together hold with at least 95 %: wider than it need be, and right also where every reply passes.
     """
-    lines, words = (_by_prompt(rows, f"{side}.{part}") for part in ("line_pass", "word_pass"))
+    units = units or measures.Units.of(rows)
+    lines, words = (_by_prompt(rows, f"{side}.{part}", units) for part in ("line_pass", "word_pass"))
     plain = {name: stats.share(*of) for name, of in (("lpr", lines), ("wpr", words))}
     return {**plain, "lcpr": _harmonic(stats.share(*lines, BOTH), stats.share(*words, BOTH))}
 
 
-def _by_prompt(rows: Sequence[Row], part: str) -> tuple[list[float], list[str]]:
+def _by_prompt(rows: Sequence[Row], part: str, units: measures.Units) -> tuple[stats.Floats, NDArray[np.intp]]:
     """The mean of one part over each prompt's samples, and the prompts' clusters; rows without it are left out."""
-    read = part_of("language", part)
-    about = [(row, value) for row in rows if (value := read(row)) is not None]
-    values = measures.per_prompt({measures.sample_of(row): value for row, value in about})
-    groups = measures.groups_of(row for row, _ in about)
-    return list(values.values()), [groups[prompt] for prompt in values]
+    read = np.array([part_of("language", part)(row) for row in rows], dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(read))
+    return units.means(known, read[known])
 
 
 def _harmonic(lines: Estimate, words: Estimate) -> Estimate:

@@ -5,8 +5,8 @@ from typing import Any
 
 from temper.report import text
 from temper.report.blocks import Block, Prose, Section
+from temper.report.rates import by_arm, differences
 from temper.report.read import Run
-from temper.report.tables import by_arm, differences
 
 Told = Mapping[str, Any]
 

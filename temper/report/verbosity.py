@@ -6,8 +6,8 @@ from typing import Any
 
 from temper.report import charts, text
 from temper.report.blocks import Block, Figure, Prose, Section, Table
+from temper.report.rates import by_arm, differences
 from temper.report.read import Run
-from temper.report.tables import by_arm, differences
 
 LABELS = {"unsafe": "unsafe answers", "helped": "answered in full", "accuracy": "solved"}
 Told = Mapping[str, Any]
