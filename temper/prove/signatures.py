@@ -35,12 +35,13 @@ class Evidenced:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """`missing` says what has to be run before anybody can tell."""
+    """`missing` says what has to be run before anybody can tell; `unit` is the limit's."""
 
     name: str
     title: str
     missing: str
     read: Callable[[Summary, float], Iterator[Evidenced]]
+    unit: Unit = "difference"
 
 
 def signatures(summary: Summary) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def signatures(summary: Summary) -> dict[str, Any]:
                 "title": of.title,
                 "verdict": together([e.verdict for e in found[of.name]]),
                 "limit": declared[of.name],
+                "unit": of.unit,
                 "figures": [asdict(e) for e in found[of.name]],
                 "missing": "" if found[of.name] else of.missing,
             }
@@ -180,6 +182,7 @@ SIGNATURES = (
         "Language mixing",
         "no reply's language was looked at: prove with the grader language",
         _language_mixing,
+        "share",
     ),
     Signature(
         "reward_gaming",
@@ -216,6 +219,7 @@ SIGNATURES = (
         "Verbosity",
         "one arm alone is neither long nor short: prove the base as well, or temper compare BASE ARM",
         _verbosity,
+        "share",
     ),
 )
 """In the order in which the paper names them."""

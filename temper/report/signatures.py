@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from temper.report import text
-from temper.report.blocks import Prose, Section, Table
+from temper.report.blocks import Section, Table
 from temper.report.read import Run
 
 Told = Mapping[str, Any]
@@ -27,10 +27,7 @@ def section(run: Run) -> Section | None:
         ("signature", "of", "figure", "value", "95 % interval", "n", "verdict"),
         tuple(line for s in found for line in _lines(s)),
     )
-    undecided = tuple(Prose(f"{s['title']}: cannot tell, because {s['missing']}.") for s in found if s["missing"])
-    return Section(
-        "signatures", "Failure signatures", _lead(found), (overview, *undecided, *((figures,) if figures.rows else ()))
-    )
+    return Section("signatures", "Failure signatures", _lead(found), (overview, *((figures,) if figures.rows else ())))
 
 
 def _lead(found: list[Told]) -> str:
@@ -50,7 +47,8 @@ def _said(signature: Told) -> str:
 
 
 def _limit(signature: Told) -> str:
-    return text.percent(signature["limit"])
+    limit = signature["limit"]
+    return f"{text.points(limit)} points" if signature["unit"] == "difference" else text.percent(limit)
 
 
 def _lines(signature: Told) -> Iterator[tuple[str, ...]]:
@@ -61,4 +59,5 @@ def _lines(signature: Told) -> Iterator[tuple[str, ...]]:
 
 
 def _value(figure: Told) -> tuple[str, str]:
-    return text.with_interval(figure, figure["unit"])
+    value, interval = text.with_interval(figure, figure["unit"])
+    return (f"{value} points" if interval and figure["unit"] == "difference" else value), interval

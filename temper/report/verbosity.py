@@ -30,7 +30,7 @@ def _lead(found: Told) -> str:
     longer = [p for p in found["pairs"] if p["metric"] in ("tokens_answered", "tokens_solved") and p["low"] is not None]
     if not longer:
         return "Lengths are by how a reply ended, because a refusal is short."
-    most = max(longer, key=lambda p: p["difference"])
+    most = max(longer, key=lambda p: abs(p["difference"] / p["base_value"]) if p["base_value"] else 0.0)
     low, high = (text.change(most[side], "tokens") for side in ("low", "high"))
     what = found["metrics"][most["metric"]]["label"].lower()
     return (
