@@ -22,7 +22,7 @@ from tests.synthetic import rows_by_arm, write_run
 from tests.test_twins import both
 
 READ = (signatures_section, traces_section, verbosity_section, mixing_section)
-SECTIONS = (*(of.section for of in READ), context_section.context)
+SECTIONS = (*(of.section for of in READ), signatures_section.figures, context_section.context)
 NAMES = ("language_mixing", "reward_gaming", "few_shot_degradation", "generalisation_gap", "multi_turn_degradation")
 NAMES += ("diminishing_returns", "verbosity")
 
@@ -158,7 +158,7 @@ def run_with_everything(folder: Path) -> Run:
 def test_the_report_opens_with_the_signatures_and_says_what_was_not_measured(tmp_path):
     opened = signatures_section.section(run_with_everything(tmp_path))
     assert opened.lead.startswith("Detected: language mixing, reward gaming")
-    overview, _ = opened.blocks
+    [overview] = opened.blocks
     assert [row[0] for row in overview.rows] == [s.title for s in SIGNATURES]
     said = {row[0]: row[2] for row in overview.rows}
     assert "--grid" in said["Few-shot degradation"] and "+15.0 points (+10.0 to +20.0; n 100)" in said["Reward gaming"]

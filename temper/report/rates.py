@@ -21,7 +21,7 @@ def by_arm(found: Told, names: Iterable[str], caption: str, note: str = BESIDE) 
 
 def differences(found: Told, caption: str, names: Sequence[str] | None = None) -> Table:
     """Later arms minus the first, paired on prompts; where none is distinguishable, the change that would have been seen."""
-    head = ("metric", "comparison", "difference", "95 % interval", "n", "p (Holm)", "distinguishable", "smallest detectable")
+    head = ("metric", "arm", "against", "difference", "95 % interval", "n", "p (Holm)", "distinguishable", "smallest detectable")
     lines = [_pair(found["metrics"][p["metric"]], p) for p in found["pairs"] if names is None or p["metric"] in names]
     return Table(caption, head, tuple(lines), "Paired on prompts; Holm over the tested lines of this table.")
 
@@ -52,7 +52,8 @@ def _pair(metric: Told, pair: Told) -> tuple[str, ...]:
     bounded = pair["low"] is not None and pair["high"] is not None
     return (
         metric["label"],
-        f"{pair['arm']} {text.MINUS} {pair['base']}",
+        pair["arm"],
+        pair["base"],
         show(pair["difference"]),
         f"{show(pair['low'])} to {show(pair['high'])}" if bounded else "–",
         text.count(pair["n"]),

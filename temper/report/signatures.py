@@ -1,5 +1,6 @@
-"""The section that opens the report: the failure signatures, each detected, not detected or cannot tell, by its figures."""
+"""What opens the report: the failure signatures, each detected, not detected or cannot tell, by the figure that says so."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,12 +23,18 @@ def section(run: Run) -> Section | None:
         tuple((s["title"], s["verdict"], _said(s), _limit(s)) for s in found),
         f"Limits version {told['version']}, declared before looking. Each interval is 95 % by itself: this is a screen.",
     )
-    figures = Table(
-        "Every figure behind the signatures",
-        ("signature", "of", "figure", "value", "95 % interval", "n", "verdict"),
-        tuple(line for s in found for line in _lines(s)),
-    )
-    return Section("signatures", "Failure signatures", _lead(found), (overview, *((figures,) if figures.rows else ())))
+    return Section("signatures", "Failure signatures", _lead(found), (overview,))
+
+
+def figures(run: Run) -> Section | None:
+    """Every figure that the signatures rest on, for the end of the report; None where nothing was measured."""
+    found = run.summary.get("signatures", {}).get("found", [])
+    lines = tuple(line for s in found for line in _lines(s))
+    if not lines:
+        return None
+    head = ("signature", "of", "figure", "value", "95 % interval", "n", "verdict")
+    title = "Figures behind the signatures"
+    return Section("signature-figures", title, "Each against its signature's limit.", (Table(title, head, lines),))
 
 
 def _lead(found: list[Told]) -> str:
@@ -36,10 +43,11 @@ def _lead(found: list[Told]) -> str:
 
 
 def _said(signature: Told) -> str:
-    """The figure that decides: the first with the signature's verdict, or else what is missing."""
-    deciding = next((e for e in signature["figures"] if e["verdict"] == signature["verdict"]), None)
-    if deciding is None:
+    """The figure that decides: of those with the signature's verdict the one that reaches highest, or else what is missing."""
+    if signature["missing"]:
         return f"not measured: {signature['missing']}"
+    agreeing = [e for e in signature["figures"] if e["verdict"] == signature["verdict"]]
+    deciding = max(agreeing, key=lambda e: -math.inf if e["high"] is None else e["high"])
     value, interval = _value(deciding)
     shown = f"{value} ({interval}; n {text.count(deciding['n'])})" if interval else value
     why = f"; {deciding['why']}" if deciding["why"] else ""
