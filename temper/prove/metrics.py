@@ -392,7 +392,7 @@ def measure(rows: Sequence[Row], metric: str | Metric, units: Units | None = Non
     worst, best = (_if_ungraded(units, at, read, were) for were in (bad, 1 - bad))
     bounded = what.unit in ("share", "score")
     return Measured(
-        estimate(*units.means(at[known], read[known]), what.unit),
+        _estimate(*units.means(at[known], read[known]), what.unit),
         int((~known).sum()),
         worst if bounded else None,
         best if bounded else None,
@@ -428,6 +428,10 @@ def sample_of(row: Row) -> Sample:
     return row["suite"], row["id"], row["sample"]
 
 
+def ungraded(rows: Iterable[Row], metric: Metric) -> set[Sample]:
+    return {sample_of(row) for row in rows if metric.applies(row) and read_by(metric, row) is None}
+
+
 def per_prompt(values: Mapping[Sample, float]) -> dict[Prompt, float]:
     """The mean over each prompt's samples: the unit of every estimate (docs/science.md 8.1)."""
     sums: dict[Prompt, float] = defaultdict(float)
@@ -443,7 +447,12 @@ def groups_of(rows: Iterable[Row]) -> dict[Prompt, str]:
     return {(row["suite"], row["id"]): row.get("group") or f"{row['suite']}\n{row['id']}" for row in rows}
 
 
-def estimate(values: ArrayLike, clusters: stats.Clusters, unit: Unit) -> Estimate:
+def estimate(values: Mapping[Prompt, float], groups: Mapping[Prompt, str], unit: Unit) -> Estimate:
+    """Mean over prompts, with the interval of its unit."""
+    return _estimate(list(values.values()), [groups[prompt] for prompt in values], unit)
+
+
+def _estimate(values: ArrayLike, clusters: stats.Clusters, unit: Unit) -> Estimate:
     """Mean over prompts: Wilson on the effective size for what lies in [0, 1], cluster bootstrap otherwise.
 
     A `number` gets Student's t on the cluster-robust error (Miller 2024): a hundredth of the cost, for indices that nobody tests.

@@ -181,7 +181,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _estimate(values: Mapping[tuple[str, str], float], groups: Mapping[tuple[str, str], str]) -> Estimate:
-    return measures.estimate(list(values.values()), [groups[prompt] for prompt in values], "tokens") if values else NOTHING
+    return measures.estimate(values, groups, "tokens") if values else NOTHING
 
 
 # --- bands ------------------------------------------------------------------------------------------------------------
