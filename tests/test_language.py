@@ -378,7 +378,19 @@ def test_a_language_that_is_only_mentioned_or_refused_is_not_asked_for(prompt: s
 
 # --- grader -----------------------------------------------------------------------------------------------------------
 
-PARTS = ("", ".asked", ".cmi", ".m_index", ".i_index", ".entropy", ".burstiness", ".line_pass", ".word_pass", ".unwarranted")
+PARTS = (
+    "",
+    ".asked",
+    ".cmi",
+    ".corpus_cmi",
+    ".m_index",
+    ".i_index",
+    ".entropy",
+    ".burstiness",
+    ".line_pass",
+    ".word_pass",
+    ".unwarranted",
+)
 
 
 def test_reasoning_and_answer_are_measured_apart_and_weighed_by_words_together() -> None:
@@ -426,7 +438,7 @@ def test_what_cannot_be_measured_is_not_graded() -> None:
 @given(st.text(max_size=120), st.text(max_size=120), st.text(max_size=60), st.sampled_from(["en", "zh", "ru", "ja"]))
 def test_every_part_of_any_text_is_in_its_range(reasoning: str, answer: str, prompt: str, language: str) -> None:
     score = graded(reasoning, answer, prompt=prompt, language=language)
-    low, high = {".burstiness": -1.0}, {".cmi": 100.0, ".entropy": 5.0}
+    low, high = {".burstiness": -1.0}, {".cmi": 100.0, ".corpus_cmi": 100 * (3 / 2 + 5 / 6), ".entropy": 5.0}
     for name, value in score.parts.items():
         kind = name[name.find(".") :] if "." in name else ""
         assert value is None or low.get(kind, 0.0) <= value <= high.get(kind, 1.0)

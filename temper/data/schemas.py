@@ -100,6 +100,10 @@ class Row(BaseModel):
     def goal(self) -> str | None:
         return None
 
+    def request(self) -> str:
+        """The plain request behind a prompt that does not say it by itself; "" where the last user turn does."""
+        return ""
+
     def reply(self) -> tuple[str, str] | None:
         """(reasoning, answer) as written, think tags and all; None where the row has no answer."""
         return None
@@ -116,6 +120,7 @@ class Own(Row):
     reasoning: str = ""
     answer: str = ""
     framing: str = ""
+    plain: str = Field(default="", alias="goal")
 
     @model_validator(mode="after")
     def _verifiable(self) -> Self:
@@ -131,6 +136,9 @@ class Own(Row):
 
     def goal(self) -> str | None:
         return self.target
+
+    def request(self) -> str:
+        return self.plain
 
     def reply(self) -> tuple[str, str] | None:
         return (self.reasoning, self.answer) if self.answer else None
@@ -324,6 +332,7 @@ def example(row: Row) -> Example:
         license=row.license,
         language=row.language,
         group=row.group or content(row),
+        goal=row.request(),
     )
 
 

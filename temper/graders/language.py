@@ -65,6 +65,7 @@ def _parts(name: str, found: Sequence[Span], wanted: _Wanted) -> Mapping[str, fl
         name: mixing.share(found, own),
         f"{name}.asked": mixing.share(found, wanted.asked) if wanted.asked else None,
         f"{name}.cmi": mixing.cmi(found),
+        f"{name}.corpus_cmi": mixing.corpus_cmi(mixing.lines(found)),
         f"{name}.m_index": mixing.m_index(found),
         f"{name}.i_index": mixing.i_index(found),
         f"{name}.entropy": mixing.entropy(found),

@@ -110,17 +110,23 @@ class Finding:
 
 
 def compare(
-    rows_by_arm: Mapping[str, Sequence[Row]], metrics: Mapping[str, Metric] = measures.METRICS, *, seed: int = 0
+    rows_by_arm: Mapping[str, Sequence[Row]],
+    metrics: Mapping[str, Metric] = measures.METRICS,
+    *,
+    seed: int = 0,
+    only_first: bool = False,
 ) -> list[Pair]:
     """Every two arms, every metric, on the prompts and samples both have; Holm over primary metrics x pairs.
 
-    Pairs come in the order of the arms, the earlier arm as `base`; a metric without a common graded prompt is left out.
+    Pairs come in the order of the arms, the earlier arm as `base`; a metric without a common graded prompt is left out. With
+    `only_first` the base of every pair is the first arm.
     """
     axis = _axis(rows_by_arm)
     values = {arm: {m: _on(axis, rows, of) for m, of in metrics.items()} for arm, rows in rows_by_arm.items()}
     pairs = [
         found
         for base, arm in combinations(rows_by_arm, 2)
+        if not only_first or base == next(iter(rows_by_arm))
         for name, metric in metrics.items()
         if (found := _pair(base, arm, name, metric, values[base][name], values[arm][name], axis, seed)) is not None
     ]

@@ -4,6 +4,7 @@ A metric is a rule from one row to a number in [0, 1] (or tokens), or None where
 averaged before prompts are, and the interval resamples `group`s. Comparing arms is `compare`'s work.
 """
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,13 +12,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from temper import stats
 from temper.errors import UnknownName, nearest
 from temper.files import Row
-from temper.stats import Estimate
+from temper.stats import Estimate, Floats
 from temper.types import Better, Outcome
 
-Unit = Literal["share", "score", "difference", "tokens"]
+Unit = Literal["share", "score", "difference", "tokens", "number"]
 Sample = tuple[str, str, int]  # suite, example id, sample number: what two arms share
 Prompt = tuple[str, str]
 Value = Callable[[Row], float | None]  # None: not graded
@@ -36,7 +40,8 @@ HACK = "hack:"  # begins the metrics of the hack bank's detectors
 class Metric:
     """`value` maps a row it `applies` to onto a number, or onto None where the row was not graded.
 
-    `share` is a rate of 0/1 events, `score` a mean grader value in [0, 1], `difference` lies in [-1, 1], `tokens` is unbounded.
+    `share` is a rate of 0/1 events, `score` a mean grader value in [0, 1], `difference` lies in [-1, 1], `tokens` and
+    `number` are unbounded.
     """
 
     label: str
@@ -52,15 +57,22 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One metric of one arm; `worst` and `best` are its value if every ungraded row were bad, or good (None: unbounded)."""
+    """One metric of one arm; `worst` and `best` are its value if every ungraded row were bad, or good (None: unbounded).
+
+    `closed` is the share of the rows it is about whose thought is there and closed, `cut` of those that the token cap ended: a
+    rate of replies that were mostly cut is a rate of the cap (docs/beyond.md).
+    """
 
     estimate: Estimate
     ungraded: int
     worst: float | None
     best: float | None
+    closed: float | None = None
+    cut: float | None = None
 
     def as_dict(self) -> dict[str, float | int | None]:
-        return {**self.estimate.as_dict(), "ungraded": self.ungraded, "worst": self.worst, "best": self.best}
+        bounds = {"ungraded": self.ungraded, "worst": self.worst, "best": self.best}
+        return {**self.estimate.as_dict(), **bounds, "closed": self.closed, "cut": self.cut}
 
 
 def in_class(*classes: str) -> Callable[[Row], bool]:
@@ -350,22 +362,70 @@ def _by_category(names: frozenset[str], by_gold: Value) -> dict[str, Metric]:
 METRICS = table()
 
 
-def measure(rows: Sequence[Row], metric: str | Metric) -> Measured:
-    """One metric of one arm's rows. Raises `UnknownName` for a metric that is not in `METRICS`."""
-    what = metric if isinstance(metric, Metric) else _named(metric)
-    values, missing = values_by_sample(rows, what), ungraded(rows, what)
-    groups = groups_of(rows)
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Which prompt each row belongs to, and which bootstrap cluster (group) each prompt, as numbers from 0.
+
+    `closed` and `cut` are 1 for rows whose thought closed and for those that the token cap ended, NaN where no reply came.
+    """
+
+    prompts: NDArray[np.intp]
+    groups: NDArray[np.intp]
+    closed: Floats
+    cut: Floats
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Units":
+        places: dict[Prompt, int] = {}
+        prompts = [places.setdefault((row["suite"], row["id"]), len(places)) for row in rows]
+        groups = groups_of(rows)
+        came = [row.get("outcome") != Outcome.ERROR for row in rows]
+        return cls(
+            np.array(prompts, dtype=np.intp),
+            stats.cluster_ids([groups[prompt] for prompt in places], len(places)),
+            np.where(came, [row.get("thought") == "closed" for row in rows], np.nan),
+            np.where(came, [row.get("finish") == "length" for row in rows], np.nan),
+        )
+
+    def means(self, at: NDArray[np.intp], values: Floats) -> tuple[Floats, NDArray[np.intp]]:
+        """The mean of each prompt that has a value, and the prompts' clusters; `at` are the rows of the values."""
+        found, place, samples = np.unique(self.prompts[at], return_inverse=True, return_counts=True)
+        return np.bincount(place, weights=values, minlength=found.size) / samples, self.groups[found]
+
+
+def measure(rows: Sequence[Row], metric: str | Metric, units: Units | None = None) -> Measured:
+    """One metric of one arm's rows, whose `units` may be known already. Raises `UnknownName` for a metric not in `METRICS`."""
+    what, units = metric if isinstance(metric, Metric) else _named(metric), units or Units.of(rows)
+    at = np.array([i for i, row in enumerate(rows) if what.applies(row)], dtype=np.intp)
+    read = np.array([read_by(what, rows[i]) for i in at], dtype=np.float64)  # None becomes NaN: not graded
+    known = ~np.isnan(read)
+    bad = 1.0 if what.better == "low" else 0.0
+    worst, best = (_if_ungraded(units, at, read, were) for were in (bad, 1 - bad))
+    bounded = what.unit in ("share", "score")
     return Measured(
-        estimate(per_prompt(values), groups, what.unit),
-        len(missing),
-        _if_ungraded(values, missing, what, 1.0 if what.better == "low" else 0.0),
-        _if_ungraded(values, missing, what, 0.0 if what.better == "low" else 1.0),
+        _estimate(*units.means(at[known], read[known]), what.unit),
+        int((~known).sum()),
+        worst if bounded else None,
+        best if bounded else None,
+        _known_mean(units.closed[at]),
+        _known_mean(units.cut[at]),
     )
+
+
+def _if_ungraded(units: Units, at: NDArray[np.intp], read: Floats, were: float) -> float | None:
+    """The value if every row that was not graded were worth this; None without rows."""
+    return float(units.means(at, np.where(np.isnan(read), were, read))[0].mean()) if at.size else None
+
+
+def _known_mean(values: Floats) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
 
 
 def measure_all(rows: Sequence[Row], metrics: Mapping[str, Metric] = METRICS) -> dict[str, Measured]:
     """Every metric that at least one row is about."""
-    measured = {name: measure(rows, metric) for name, metric in metrics.items()}
+    units = Units.of(rows)
+    measured = {name: measure(rows, metric, units) for name, metric in metrics.items()}
     return {name: m for name, m in measured.items() if m.estimate.n or m.ungraded}
 
 
@@ -385,10 +445,12 @@ def ungraded(rows: Iterable[Row], metric: Metric) -> set[Sample]:
 
 def per_prompt(values: Mapping[Sample, float]) -> dict[Prompt, float]:
     """The mean over each prompt's samples: the unit of every estimate (docs/science.md 8.1)."""
-    samples: dict[Prompt, list[float]] = defaultdict(list)
+    sums: dict[Prompt, float] = defaultdict(float)
+    samples: dict[Prompt, int] = defaultdict(int)
     for (suite, example, _), value in values.items():
-        samples[suite, example].append(value)
-    return {prompt: sum(of) / len(of) for prompt, of in samples.items()}
+        sums[suite, example] += value
+        samples[suite, example] += 1
+    return {prompt: of / samples[prompt] for prompt, of in sums.items()}
 
 
 def groups_of(rows: Iterable[Row]) -> dict[Prompt, str]:
@@ -397,18 +459,29 @@ def groups_of(rows: Iterable[Row]) -> dict[Prompt, str]:
 
 
 def estimate(values: Mapping[Prompt, float], groups: Mapping[Prompt, str], unit: Unit) -> Estimate:
-    """Mean over prompts: Wilson on the effective size for what lies in [0, 1], cluster bootstrap otherwise."""
-    clusters = [groups[prompt] for prompt in values]
+    """Mean over prompts, with the interval of its unit."""
+    return _estimate(list(values.values()), [groups[prompt] for prompt in values], unit)
+
+
+def _estimate(values: ArrayLike, clusters: stats.Clusters, unit: Unit) -> Estimate:
+    """Mean over prompts: Wilson on the effective size for what lies in [0, 1], cluster bootstrap otherwise.
+
+    A `number` gets Student's t on the cluster-robust error (Miller 2024): a hundredth of the cost, for indices that nobody tests.
+    """
     if unit in ("share", "score"):
-        return stats.share(list(values.values()), clusters)
-    return stats.mean(list(values.values()), clusters, draws=SCORE_DRAWS)
+        return stats.share(values, clusters)
+    if unit == "number":
+        return _student(np.asarray(values, dtype=np.float64), clusters)
+    return stats.mean(values, clusters, draws=SCORE_DRAWS)
 
 
-def _if_ungraded(values: Mapping[Sample, float], missing: Collection[Sample], metric: Metric, were: float) -> float | None:
-    if metric.unit not in ("share", "score") or not (values or missing):
-        return None
-    filled = per_prompt({**values, **dict.fromkeys(missing, were)} if missing else values)
-    return sum(filled.values()) / len(filled)
+def _student(values: Floats, clusters: stats.Clusters) -> Estimate:
+    if not values.size:
+        return stats.NOTHING
+    groups, error = int(stats.cluster_ids(clusters, values.size).max()) + 1, stats.standard_error(values, clusters)
+    half = stats.student(groups - 1) * error if groups > 1 else math.inf
+    centre = float(values.mean())
+    return Estimate(centre, values.size, centre - half, centre + half)
 
 
 def _named(name: str) -> Metric:
