@@ -2,7 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
-from temper.report import breakdown, comparison, generalisation, price, sensitivity, suites, variability
+from temper.report import (
+    breakdown,
+    comparison,
+    context,
+    generalisation,
+    mixing,
+    price,
+    sensitivity,
+    signatures,
+    suites,
+    traces,
+    variability,
+    verbosity,
+)
 from temper.report.attacks import attacks
 from temper.report.blocks import Section
 from temper.report.read import Run
@@ -11,7 +24,7 @@ from temper.report.turns import turns
 Make = Callable[[Run], Section | None]
 """From a run to a section, None where the run has nothing to tell about it."""
 
-OPENING: Sequence[Make] = (comparison.section,)
+OPENING: Sequence[Make] = (comparison.section, signatures.section)
 """Those that stand before the headline."""
 
 SECTIONS: Sequence[Make] = (
@@ -19,12 +32,18 @@ SECTIONS: Sequence[Make] = (
     breakdown.suites,
     breakdown.categories,
     breakdown.languages,
+    traces.section,
     attacks,
     turns,
+    context.context,
+    context.agentic,
     sensitivity.section,
     variability.section,
     generalisation.section,
+    mixing.section,
+    verbosity.section,
     breakdown.proxy,
     price.section,
+    signatures.figures,
 )
 """Those that stand after the comparisons."""
