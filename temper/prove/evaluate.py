@@ -1,23 +1,41 @@
 """Ask a suite, grade the answers, write each row as it is made; continue where an earlier attempt stopped.
 
-Leaves out what rows mean (`metrics`) and how arms differ (`compare`). Nothing here knows what kind of sampler answers.
+A sampler that streams (an endpoint) is asked for all that is missing at once, any other in chunks; rows, and what survives a kill
+at any moment, are the same. Leaves out what rows mean (`metrics`) and how arms differ (`compare`).
 """
 
+import logging
+import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from temper.errors import DataError, ProofError
-from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, write_json
+from temper.errors import DataError, ModelError, ProofError
+from temper.files import SEAL, Row, append_rows, digest, keep_rows, read_json, read_rows, seal, sealed, write_json, write_text
 from temper.rewards.hacks import SHIPPED, Hack, Reference, flags
 from temper.rewards.signal import grade
+from temper.samplers.choices import CONTENT_FILTER
 from temper.text.outcome import outcome
-from temper.types import CLASSES, Better, Completion, Example, Named, Sampler, Score, Suite, Usage
+from temper.types import CLASSES, Better, Completion, Example, Named, Outcome, Sampler, Score, Suite, Usage
 
+ROWS, SET_ASIDE = "rows.jsonl", "errors.jsonl"
+OUTAGE = "the judge could not be had"
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64
+# Of a finished line of ROWS: `files.dumps` sorts keys, and inside a string its quotes would be escaped.
+_KEY = re.compile(rb'"key":"([0-9a-f]{16})","language":"(?:[^"\\]|\\.)*","(?:of|outcome)":')
+
+Wanted = Sequence[tuple[Example, int]]
+"""Examples and sample numbers that are missing."""
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A sampler that also gives each completion as it comes, with its sample number, in batches of any size."""
+
+    def stream(self, asked: Wanted, /) -> Iterator[list[tuple[int, Completion]]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +79,57 @@ def evaluate(
     arm: str,
     address: str,
     samples: int = 1,
+    first: int = 0,
     watch: Callable[[int, int, float], None] = lambda done, total, rate: None,
 ) -> list[Row]:
     """Every (example, sample) of the suite as a row in `out/rows.jsonl`; rows already there are kept, not asked again.
 
     `address` names what is asked and of whom (model, decoding, suite); rows of another address in the same folder are
-    refused with `ProofError` rather than mixed. `watch(done, total, tokens_per_second)` is told after each chunk.
+    refused with `ProofError` rather than mixed. With `first`, only that many examples are asked, and the folder stays open.
+    `watch(done, total, tokens_per_second)` is told after each batch. Rows are appended as they finish, and put into the order of
+    the suite when all are there.
     """
     if not suite.examples:
         raise DataError(f"suite {suite.name!r} has no examples; nothing would be proved")
     _claim(out, address)
-    path = out / "rows.jsonl"
-    done = {(r["id"], r["sample"]) for r in read_rows(path)}
-    missing = [(e, k) for e in suite.examples for k in range(samples) if (e.id, k) not in done]
-    total = len(suite.examples) * samples
-    while missing:
-        chunk, missing = _take(missing)
-        started = time.perf_counter()
-        completions = _ask(sampler, chunk, samples)
-        seconds = time.perf_counter() - started
-        rows = grade_rows(completions, panel, suite=suite, arm=arm)
+    path, keys = out / ROWS, _keys(suite, arm, samples)
+    append_rows(path, ())  # mends the end of a file whose writer was killed
+    done, total = stored_keys(path), len(keys)
+    asked = {e.id for e in suite.examples[:first]} if first else {e.id for e in suite.examples}
+    missing = [wanted for key, wanted in keys.items() if key not in done and wanted[0].id in asked]
+    written, started = len(done), time.perf_counter()
+    for answers in _answers(sampler, missing, samples):
+        rows = grade_rows(answers, panel, suite=suite, arm=arm)
         append_rows(path, rows)
+        written += len(rows)
         tokens = sum(r["usage"]["completion_tokens"] for r in rows)
-        watch(total - len(missing), total, tokens / seconds)
-    if not sealed(out):
+        watch(written, total, tokens / (time.perf_counter() - started))
+        started = time.perf_counter()
+    if not first and not sealed(out):
+        _in_order(path, list(keys))
         seal(out, {"address": address, "n": total})
     return read_rows(path)
+
+
+def stored_keys(path: Path) -> set[str]:
+    """The keys of all whole rows of a file of rows, found without parsing them; a torn last line is none."""
+    if not path.is_file():
+        return set()
+    body = path.read_bytes()
+    whole = body.rfind(b"\n") + 1
+    return {key.decode() for key in _KEY.findall(body, 0, whole)}
+
+
+def ask_again(out: Path) -> int:
+    """Set aside the rows where nothing came, so that `evaluate` asks them anew; returns how many there were."""
+    path = out / ROWS
+    if not path.is_file() or b'"finish":"error"' not in path.read_bytes():
+        return 0
+    failed = [row for row in read_rows(path) if row["finish"] == "error"]
+    append_rows(out / SET_ASIDE, failed)
+    (out / SEAL).unlink(missing_ok=True)  # first: a sealed folder with rows missing would pass for finished
+    keep_rows(path, lambda row: row["finish"] != "error")
+    return len(failed)
 
 
 def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, suite: Suite, arm: str) -> list[Row]:
@@ -108,9 +151,17 @@ def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, s
 def grade_where(grader: Named, completions: Sequence[Completion], classes: Sequence[str]) -> list[Score]:
     """Grade the completions of some classes; the others, and those that never came, get `Score(None)`.
 
-    Raises `RunError` if a grader fails."""
+    So do all of them where a judge behind a network cannot be had: answers are worth keeping, and `temper rescore` grades them
+    later. Raises `RunError` if a grader fails in any other way.
+    """
     chosen = [i for i, c in enumerate(completions) if c.finish != "error" and klass(c.example) in classes]
-    given = grade(grader, [completions[i] for i in chosen])
+    try:
+        given = grade(grader, [completions[i] for i in chosen])
+    except ModelError as error:
+        if not grader.slow:
+            raise
+        logging.getLogger(__name__).warning("%s graded nothing of %d answers: %s", grader.name, len(chosen), error)
+        given = [Score(None, f"{OUTAGE}: {error}")] * len(chosen)
     scores = [Score(None, "not asked about this class")] * len(completions)
     for i, score in zip(chosen, given, strict=True):
         scores[i] = score
@@ -139,8 +190,27 @@ def _claim(out: Path, address: str) -> None:
         )
 
 
-def _take(missing: list[tuple[Example, int]]) -> tuple[list[tuple[Example, int]], list[tuple[Example, int]]]:
-    return missing[:CHUNK], missing[CHUNK:]
+def _keys(suite: Suite, arm: str, samples: int) -> dict[str, tuple[Example, int]]:
+    """Every (example, sample) by the key of its row, in the order of the suite."""
+    return {digest([suite.name, arm, e.id, k]): (e, k) for e in suite.examples for k in range(samples)}
+
+
+def _answers(sampler: Sampler, missing: Wanted, samples: int) -> Iterator[list[tuple[int, Completion]]]:
+    if isinstance(sampler, Streams):
+        yield from sampler.stream(missing)
+        return
+    size = getattr(sampler, "chunk", CHUNK)
+    for start in range(0, len(missing), size):
+        yield _ask(sampler, missing[start : start + size], samples)
+
+
+def _in_order(path: Path, keys: Sequence[str]) -> None:
+    """Put finished rows into the order of the suite: equal answers make equal files, however they came."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    by_key = {found[1].decode(): line for line in lines if (found := _KEY.search(line))}
+    ordered = [by_key[key] for key in keys]
+    if ordered != lines:
+        write_text(path, b"".join(ordered).decode())
 
 
 def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) -> list[tuple[int, Completion]]:
@@ -169,7 +239,7 @@ def _row(c: Completion, k: int, suite: Suite, arm: str, refused: Score, scores: 
         "raw": c.raw,
         "finish": c.finish,
         "thought": c.thought,
-        "outcome": outcome(answer=c.answer, thought=c.thought, finish=c.finish, refused=refused.value, raw=c.raw),
+        "outcome": _became(c, refused),
         "usage": usage,
         "scores": {
             name: {"value": s.value, "why": s.why, "parts": dict(s.parts), "better": better}
@@ -177,6 +247,14 @@ def _row(c: Completion, k: int, suite: Suite, arm: str, refused: Score, scores: 
         },
     }
     return row | _origin(c, suite)
+
+
+def _became(c: Completion, refused: Score) -> Outcome:
+    """The outcome; where a guard before the model withheld the whole answer, the system that was asked refused."""
+    guard = c.facts.get("guard")
+    if not c.answer and isinstance(guard, Mapping) and guard.get("finish_reason") == CONTENT_FILTER:
+        return Outcome.REFUSED
+    return outcome(answer=c.answer, thought=c.thought, finish=c.finish, refused=refused.value, raw=c.raw)
 
 
 def _origin(c: Completion, suite: Suite) -> Row:
