@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, run
+from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, rescore, run
 from temper.errors import TemperError
 from temper.text.invisible import spelled_out
 
@@ -30,6 +30,7 @@ app.command()(experiment.experiment)
 app.command()(plan.plan)
 app.command()(prove.prove)
 app.command()(report.report)
+app.command()(rescore.rescore)
 app.command()(replay.replay)
 app.command()(probe.probe)
 app.add_typer(graders.app, name="graders")

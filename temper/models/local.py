@@ -58,7 +58,8 @@ class Local:
 
     def _completion(self, example: Example, row: Sampled, prompt_tokens: int, seconds: float) -> Completion:
         raw = self.loaded.tokenizer.decode(row.ids, skip_special_tokens=True)
-        usage = Usage(prompt_tokens, len(row.ids), seconds)
+        thought = thought_tokens(self.loaded.tokenizer, raw, opened=self.loaded.opened)
+        usage = Usage(prompt_tokens, len(row.ids), seconds, thought)
         return completion(example, raw, ended=row.ended, opened=self.loaded.opened, usage=usage)
 
 
@@ -72,6 +73,12 @@ def completion(example: Example, raw: str, *, ended: bool, opened: bool, usage: 
     """Build a `Completion` from generated text, splitting the reasoning from the answer."""
     parts = split(raw, opened=opened)
     return Completion(example, parts.answer, parts.reasoning, "stop" if ended else "length", parts.thought, raw=raw, usage=usage)
+
+
+def thought_tokens(tokenizer: Any, raw: str, *, opened: bool) -> int:
+    """Tokens of the reasoning in a text, its tags left out; 0 without a thought."""
+    reasoning = split(raw, opened=opened).reasoning
+    return len(tokenizer(reasoning, add_special_tokens=False)["input_ids"]) if reasoning else 0
 
 
 @torch.no_grad()

@@ -13,17 +13,35 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from temper.errors import DataError, ModelError, ProofError
-from temper.files import SEAL, Row, append_rows, digest, keep_rows, read_json, read_rows, seal, sealed, write_json, write_text
+from temper.files import (
+    SEAL,
+    Row,
+    append_rows,
+    digest,
+    dumps,
+    keep_rows,
+    read_json,
+    read_rows,
+    seal,
+    sealed,
+    write_json,
+    write_text,
+)
 from temper.rewards.hacks import SHIPPED, Hack, Reference, flags
 from temper.rewards.signal import grade
 from temper.samplers.choices import CONTENT_FILTER
+from temper.samplers.replay import restored
 from temper.text.outcome import outcome
 from temper.types import CLASSES, Better, Completion, Example, Named, Outcome, Sampler, Score, Suite, Usage
 
-ROWS, SET_ASIDE = "rows.jsonl", "errors.jsonl"
+ASKED, ROWS, SET_ASIDE = "asked.json", "rows.jsonl", "errors.jsonl"
+HACKS = "hacks"
+"""What the detectors are called among those that graded."""
 OUTAGE = "the judge could not be had"
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64
+# Rows graded anew at once: enough for a judge's whole concurrency, few enough to hold.
+REGRADED = 1024
 # Of a finished line of ROWS: `files.dumps` sorts keys, and inside a string its quotes would be escaped.
 _KEY = re.compile(rb'"key":"([0-9a-f]{16})","language":"(?:[^"\\]|\\.)*","(?:of|outcome)":')
 
@@ -91,7 +109,7 @@ def evaluate(
     """
     if not suite.examples:
         raise DataError(f"suite {suite.name!r} has no examples; nothing would be proved")
-    _claim(out, address)
+    _claim(out, address, panel)
     path, keys = out / ROWS, _keys(suite, arm, samples)
     append_rows(path, ())  # mends the end of a file whose writer was killed
     done, total = stored_keys(path), len(keys)
@@ -135,17 +153,81 @@ def ask_again(out: Path) -> int:
 def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, suite: Suite, arm: str) -> list[Row]:
     """One row for each (sample number, completion): what was asked, what came, how it ended, and every grader's opinion."""
     answers = [c for _, c in completions]
-    columns = {g.name: grade_where(g, answers, CLASSES) for g in panel.graders}
-    refused = columns.get(panel.refusal.name) or grade_where(panel.refusal, answers, CLASSES)
-    if panel.gold is not None:
-        columns[panel.gold.name] = grade_where(panel.gold, answers, panel.gold_classes)
-    ends = {g.name: g.better for g in panel.all()}
+    columns = opinions_of(panel, answers)
+    scores, refused = _scores(panel, columns, len(answers)), columns[panel.refusal.name]
     seen = flags(panel.hacks, answers, panel.reference) if panel.hacks else {}
     return [
-        _row(c, k, suite, arm, refused[i], {n: (s[i], ends[n]) for n, s in columns.items()})
+        _row(c, k, suite, arm)
+        | {"outcome": _became(c, refused[i]), "scores": scores[i]}
         | ({"flags": {name: column[i] for name, column in seen.items()}} if seen else {})
         for i, (k, c) in enumerate(completions)
     ]
+
+
+def opinions_of(panel: Panel, answers: Sequence[Completion], names: Collection[str] | None = None) -> dict[str, list[Score]]:
+    """Each grader's scores, by name, of the panel or of those `names`; refusal, which decides outcomes, is among them."""
+    gold = panel.gold.name if panel.gold else ""
+    return {
+        g.name: grade_where(g, answers, panel.gold_classes if g.name == gold else CLASSES)
+        for g in {g.name: g for g in (panel.refusal, *panel.all())}.values()
+        if names is None or g.name in names
+    }
+
+
+def regrade(out: Path, panel: Panel, *, again: Collection[str] = ()) -> int:
+    """Bring stored rows to this panel without asking anybody again: returns how many rows were graded, 0 if all was as it is.
+
+    Graded by are those of the panel whose code, settings or weights are not the ones that graded the rows, and those named
+    `again`. What another grader of the same name said stays beside it as NAME@IDENTITY; columns of graders that are not on the
+    panel stay as they are. Killed, it left the old rows or the new ones.
+    """
+    asked = read_json(out / ASKED)
+    judges, known = _judges(panel), asked.get("judges", {})
+    stale = {name for name, identity in judges.items() if name in again or known.get(name) != identity}
+    rows = read_rows(out / ROWS) if stale else []
+    if rows:
+        some = (rows[start : start + REGRADED] for start in range(0, len(rows), REGRADED))
+        renewed = [dumps(row) for batch in some for row in _regraded(batch, panel, stale, known)]
+        write_text(out / ROWS, "\n".join([*renewed, ""]))
+    if stale:
+        write_json(out / ASKED, {**asked, "judges": judges})
+    return len(rows)
+
+
+def _regraded(rows: Sequence[Row], panel: Panel, names: Collection[str], known: Mapping[str, str]) -> list[Row]:
+    answers = [restored(row, where=f"row {row.get('key')}") for row in rows]
+    columns, judges = opinions_of(panel, answers, names), _judges(panel)
+    scores, refused = _scores(panel, columns, len(answers)), columns.get(panel.refusal.name)
+    seen = flags(panel.hacks, answers, panel.reference) if HACKS in names else {}
+    others = {name: f"{name}@{known[name]}" for name in columns if known.get(name) not in (None, judges[name])}
+    return [
+        row
+        | {"scores": {**row["scores"], **_renamed(row["scores"], others), **scores[i]}}
+        | ({"outcome": _became(c, refused[i])} if refused else {})
+        | ({"flags": {name: column[i] for name, column in seen.items()}} if seen else {})
+        for i, (row, c) in enumerate(zip(rows, answers, strict=True))
+    ]
+
+
+def _renamed(scores: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {new: scores[old] for old, new in names.items() if old in scores}
+
+
+def _judges(panel: Panel) -> dict[str, str]:
+    """What graded, by name: the identity of each, and of the detectors all together."""
+    graders = {g.name: g.identity for g in (panel.refusal, *panel.all())}
+    return {**graders, HACKS: digest([[h.name for h in panel.hacks], asdict(panel.reference)])} if panel.hacks else graders
+
+
+def _scores(panel: Panel, columns: Mapping[str, Sequence[Score]], count: int) -> list[dict[str, Any]]:
+    """What each row's `scores` holds; refusal only where it is one of the panel's graders."""
+    ends = {g.name: g.better for g in panel.all()}
+    shown = {name: column for name, column in columns.items() if name in ends}
+    return [{name: _score(column[i], ends[name]) for name, column in shown.items()} for i in range(count)]
+
+
+def _score(given: Score, better: Better) -> dict[str, Any]:
+    return {"value": given.value, "why": given.why, "parts": dict(given.parts), "better": better}
 
 
 def grade_where(grader: Named, completions: Sequence[Completion], classes: Sequence[str]) -> list[Score]:
@@ -179,15 +261,17 @@ def klass(example: Example) -> str:
     return found[0]
 
 
-def _claim(out: Path, address: str) -> None:
-    meta = out / "asked.json"
+def _claim(out: Path, address: str, panel: Panel) -> None:
+    """Make the folder this address's, its rows graded by this panel."""
+    meta = out / ASKED
     if not meta.is_file():
-        write_json(meta, {"address": address})
+        write_json(meta, {"address": address, "judges": _judges(panel)})
     elif read_json(meta)["address"] != address:
         raise ProofError(
             f"{out}: holds answers of another model, suite or decoding (address {read_json(meta)['address']}, wanted {address}); "
             "give another --out, or delete that folder"
         )
+    regrade(out, panel)
 
 
 def _keys(suite: Suite, arm: str, samples: int) -> dict[str, tuple[Example, int]]:
@@ -220,7 +304,7 @@ def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) 
     return [(k, answers[e.id][k]) for e, k in wanted]
 
 
-def _row(c: Completion, k: int, suite: Suite, arm: str, refused: Score, scores: dict[str, tuple[Score, Better]]) -> Row:
+def _row(c: Completion, k: int, suite: Suite, arm: str) -> Row:
     usage = asdict(c.usage) if c.usage else asdict(Usage())
     row: dict[str, Any] = {
         "key": digest([suite.name, arm, c.example.id, k]),
@@ -239,12 +323,7 @@ def _row(c: Completion, k: int, suite: Suite, arm: str, refused: Score, scores: 
         "raw": c.raw,
         "finish": c.finish,
         "thought": c.thought,
-        "outcome": _became(c, refused),
         "usage": usage,
-        "scores": {
-            name: {"value": s.value, "why": s.why, "parts": dict(s.parts), "better": better}
-            for name, (s, better) in scores.items()
-        },
     }
     return row | _origin(c, suite)
 
