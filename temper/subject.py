@@ -50,12 +50,18 @@ def subject(model: str, recipe: Recipe, *, concurrency: int = CONCURRENCY) -> As
     `vllm:` before a model or an arm samples it with vLLM in this process; an endpoint has `concurrency` requests under way. An
     arm of a run brings along what its rewards were, so that no judge is its own reward. Raises `UsageError`, `ModelError`.
     """
-    from temper.models.resolve import resolve
-
     if model.startswith(REMOTE):
         return _endpoint(model, recipe.prove, concurrency)
-    make = offline_sampler if model.startswith(VLLM) else local_sampler
-    model = model.removeprefix(VLLM)
+    if model.startswith(VLLM):
+        asked = _in_process(model.removeprefix(VLLM), recipe, offline_sampler)
+        # two engines round otherwise, so their answers are not each other's
+        return replace(asked, identity=digest([VLLM, asked.identity]))
+    return _in_process(model, recipe, local_sampler)
+
+
+def _in_process(model: str, recipe: Recipe, make: Make) -> Asked:
+    from temper.models.resolve import resolve
+
     folder, _, arm = model.rpartition("@")
     if folder and (Path(folder) / "run.json").is_file():
         return _arm(Path(folder), arm, recipe, make)

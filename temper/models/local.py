@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,9 +58,9 @@ class Local:
 
     def _completion(self, example: Example, row: Sampled, prompt_tokens: int, seconds: float) -> Completion:
         raw = self.loaded.tokenizer.decode(row.ids, skip_special_tokens=True)
-        thought = thought_tokens(self.loaded.tokenizer, raw, opened=self.loaded.opened)
-        usage = Usage(prompt_tokens, len(row.ids), seconds, thought)
-        return completion(example, raw, ended=row.ended, opened=self.loaded.opened, usage=usage)
+        made = completion(example, raw, ended=row.ended, opened=self.loaded.opened)
+        thought = thought_tokens(self.loaded.tokenizer, made.reasoning)
+        return replace(made, usage=Usage(prompt_tokens, len(row.ids), seconds, thought))
 
 
 @functools.cache
@@ -75,9 +75,8 @@ def completion(example: Example, raw: str, *, ended: bool, opened: bool, usage: 
     return Completion(example, parts.answer, parts.reasoning, "stop" if ended else "length", parts.thought, raw=raw, usage=usage)
 
 
-def thought_tokens(tokenizer: Any, raw: str, *, opened: bool) -> int:
-    """Tokens of the reasoning in a text, its tags left out; 0 without a thought."""
-    reasoning = split(raw, opened=opened).reasoning
+def thought_tokens(tokenizer: Any, reasoning: str) -> int:
+    """Tokens of a thought, its tags left out; 0 without one."""
     return len(tokenizer(reasoning, add_special_tokens=False)["input_ids"]) if reasoning else 0
 
 

@@ -5,7 +5,7 @@ The whole chunk goes into the engine at once, which batches it as it can; prompt
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -39,6 +39,8 @@ class Offline:
     seed: int = 0
     # prompts at once: the engine's batches never run empty before a chunk ends, and a crash loses minutes
     chunk: ClassVar[int] = 1024
+    # a prefill is in the tokens it goes on from
+    continues: ClassVar[bool] = True
 
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         prompts = render(self.engine.tokenizer, examples)
@@ -64,9 +66,9 @@ class Offline:
         if output.finish_reason not in ("stop", "length"):
             return Completion(example, "", finish="error", error=f"vllm: the request ended by {output.finish_reason}")
         raw = self.engine.tokenizer.decode(output.token_ids, skip_special_tokens=True)
-        thought = thought_tokens(self.engine.tokenizer, raw, opened=self.engine.opened)
-        usage = Usage(prompt_tokens, len(output.token_ids), seconds, thought)
-        return completion(example, raw, ended=output.finish_reason == "stop", opened=self.engine.opened, usage=usage)
+        made = completion(example, raw, ended=output.finish_reason == "stop", opened=self.engine.opened)
+        thought = thought_tokens(self.engine.tokenizer, made.reasoning)
+        return replace(made, usage=Usage(prompt_tokens, len(output.token_ids), seconds, thought))
 
 
 def start(checkpoint: Checkpoint, *, longest: int, chat_template: str | None = None) -> Engine:
