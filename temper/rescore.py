@@ -10,7 +10,7 @@ from temper import catalog
 from temper.errors import UsageError
 from temper.files import read_json
 from temper.proof import Run, arm_rows, grader_facts, judge_costs, load_gold, load_graders, locked, recorded_traces, summarised
-from temper.prove.evaluate import ASKED, HACKS, Panel, check_independence, regrade
+from temper.prove.evaluate import ASKED, Panel, away, check_independence, regrade, stale
 from temper.rewards.hacks import bank
 from temper.train.recipe import Prove, Recipe
 from temper.train.run import Progress, Watch, unwatched
@@ -27,7 +27,9 @@ class Rescored:
 
 
 def rescore(folder: Path, *, graders: Sequence[str] = (), gold: str = "", watch: Watch = unwatched) -> Rescored:
-    """Grade a run's rows again and rebuild its summary and report; with neither `graders` nor `gold`, by all it was graded by.
+    """Grade a run's rows again and rebuild its summary and report.
+
+    With neither `graders` nor `gold` the graders that were away grade, and those whose code or weights are others by now.
 
     `graders` are added to the run's own, `gold` becomes its judge. What a grader of the same name with other code or weights said
     stays in the rows as NAME@IDENTITY. Raises `UsageError` for what is no run of `temper prove`, `ProofError` for a judge that
@@ -40,13 +42,12 @@ def rescore(folder: Path, *, graders: Sequence[str] = (), gold: str = "", watch:
         this, panel = Run(folder), _panel(recipe)
         check_independence({n: recorded_traces(g) for n, g in facts.get("rewards", {}).items()}, load_gold(recipe))
         names = {catalog.short(spec) for spec in (*graders, *([gold] if gold else []))}
-        again = names or {g.name for g in panel.all()} | {HACKS}
-        rows = _regraded(folder, panel, again, watch)
+        rows, graded = _regraded(folder, panel, names, watch)
         this.record(**_told(facts, recipe, panel))
-        this.note("rescored", folder.name, n=rows, graders=sorted(again))
+        this.note("rescored", folder.name, n=rows, graders=sorted(graded))
         suites = [Suite(path.name.rpartition("@")[0], ()) for path in _evaluations(folder)]
         summarised(this, recipe, suites, {"model": arm_rows(this, "model", suites)}, costs=_costs(folder))
-    return Rescored(rows, tuple(sorted(again)), time.perf_counter() - started)
+    return Rescored(rows, tuple(sorted(graded)), time.perf_counter() - started)
 
 
 def _panel(recipe: Recipe) -> Panel:
@@ -54,12 +55,15 @@ def _panel(recipe: Recipe) -> Panel:
     return Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
 
 
-def _regraded(folder: Path, panel: Panel, again: Collection[str], watch: Watch) -> int:
-    found, rows = _evaluations(folder), 0
+def _regraded(folder: Path, panel: Panel, names: Collection[str], watch: Watch) -> tuple[int, set[str]]:
+    """How many rows were graded again, and by whom."""
+    found, rows, graded = _evaluations(folder), 0, set[str]()
     for number, path in enumerate(found):
         watch(Progress(f"rescore {path.name}", number, len(found)))
+        again = names or away(path)
+        graded |= stale(path, panel, again)
         rows += regrade(path, panel, again=again)
-    return rows
+    return rows, graded
 
 
 def _evaluations(folder: Path) -> list[Path]:

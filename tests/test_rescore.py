@@ -9,7 +9,7 @@ import pytest
 from temper import Completion, Example, Message, Named, Score, Suite
 from temper.errors import DataError, ModelError, UsageError
 from temper.files import read_json, read_rows, write_json
-from temper.prove.evaluate import Panel, evaluate, regrade
+from temper.prove.evaluate import Panel, away, evaluate, regrade
 from temper.rescore import rescore
 from temper.samplers.replay import restored
 from temper.samplers.scripted import Scripted
@@ -98,7 +98,9 @@ def test_another_judge_reads_only_its_classes_and_the_first_one_s_column_stays(t
 def test_a_judge_that_was_away_catches_up_and_nobody_else_is_asked(tmp_path: Path) -> None:
     proved(tmp_path, Panel((REFUSAL, HARM), REFUSAL, Named("gold", Judge(away=True), "g1")))
     assert scores(tmp_path, "gold") == [None] * 3
-    regrade(tmp_path, Panel((REFUSAL, Named("harm", says(0.99), "h1")), REFUSAL, GOLD), again=["gold"])
+    assert away(tmp_path) == {"gold"}
+    regrade(tmp_path, Panel((REFUSAL, Named("harm", says(0.99), "h1")), REFUSAL, GOLD), again=away(tmp_path))
+    assert away(tmp_path) == set()
     assert scores(tmp_path, "gold") == [0.9, None, 0.9]
     assert scores(tmp_path, "harm") == [0.2] * 3
 
@@ -153,6 +155,12 @@ def test_a_run_is_graded_by_one_more_grader_and_its_summary_is_new(tmp_path: Pat
     assert summary["arms"]["model"]["grader:length"]["value"] == pytest.approx(0.09)
     assert summary["arms"]["model"]["unsafe"]["value"] == 1.0
     assert read_json(folder / "run.json")["graders"]["length"]["role"] == "monitor"
+
+
+def test_a_run_with_nothing_new_is_left_as_it_is(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    assert rescore(folder).graders == ()
+    assert rescore(folder, graders=["refusal"]).graders == ("refusal",)
 
 
 def test_another_gold_becomes_the_judge_unless_it_was_a_reward(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ import typer
 def rescore(
     run: Annotated[Path, typer.Argument(help="A run folder of `temper prove`.")],
     grader: Annotated[
-        list[str] | None, typer.Option(help="A grader to add or to grade by again; repeat for several. Default: all of the run.")
+        list[str] | None,
+        typer.Option(
+            help="A grader to add or to grade by again; repeat for several. Default: those that were away or whose code changed."
+        ),
     ] = None,
     gold: Annotated[str, typer.Option(help="Another judge; refused if it was a reward of this model.")] = "",
 ) -> None:
@@ -20,5 +23,6 @@ def rescore(
 
     with watching() as watch:
         done = again(run, graders=tuple(grader or ()), gold=gold, watch=watch)
-    typer.echo(f"{done.rows:,} rows graded again by {', '.join(done.graders)} in {done.seconds:.1f} s")
+    by = f" by {', '.join(done.graders)}" if done.graders else ": every grader of the run is as it was; name one with --grader"
+    typer.echo(f"{done.rows:,} rows graded again in {done.seconds:.1f} s{by}")
     typer.echo(headline(run))

@@ -181,17 +181,29 @@ def regrade(out: Path, panel: Panel, *, again: Collection[str] = ()) -> int:
     `again`. What another grader of the same name said stays beside it as NAME@IDENTITY; columns of graders that are not on the
     panel stay as they are. Killed, it left the old rows or the new ones.
     """
-    asked = read_json(out / ASKED)
-    judges, known = _judges(panel), asked.get("judges", {})
-    stale = {name for name, identity in judges.items() if name in again or known.get(name) != identity}
-    rows = read_rows(out / ROWS) if stale else []
+    asked, names = read_json(out / ASKED), stale(out, panel, again)
+    known = asked.get("judges", {})
+    rows = read_rows(out / ROWS) if names else []
     if rows:
         some = (rows[start : start + REGRADED] for start in range(0, len(rows), REGRADED))
-        renewed = [dumps(row) for batch in some for row in _regraded(batch, panel, stale, known)]
+        renewed = [dumps(row) for batch in some for row in _regraded(batch, panel, names, known)]
         write_text(out / ROWS, "\n".join([*renewed, ""]))
-    if stale:
-        write_json(out / ASKED, {**asked, "judges": judges})
+    if names:
+        write_json(out / ASKED, {**asked, "judges": _judges(panel)})
     return len(rows)
+
+
+def stale(out: Path, panel: Panel, again: Collection[str] = ()) -> set[str]:
+    """The names of those that `regrade` would let grade."""
+    known = read_json(out / ASKED).get("judges", {})
+    return {name for name, identity in _judges(panel).items() if name in again or known.get(name) != identity}
+
+
+def away(out: Path) -> set[str]:
+    """The graders that could not be had for some stored row."""
+    if OUTAGE.encode() not in (out / ROWS).read_bytes():
+        return set()
+    return {name for row in read_rows(out / ROWS) for name, s in row["scores"].items() if s["why"].startswith(OUTAGE)}
 
 
 def _regraded(rows: Sequence[Row], panel: Panel, names: Collection[str], known: Mapping[str, str]) -> list[Row]:
