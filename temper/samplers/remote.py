@@ -52,7 +52,9 @@ _MAY_PASS = frozenset({None, 200, *RETRIED})
 
 _UNKNOWN_FIELD = frozenset({400, 422, 501})
 _PATIENCE = 5  # requests in a row that come to nothing, or as many as are under way: then the server is taken to be down
-_AHEAD = 256  # answers that may wait to be graded and written down; a killed process asks for them again
+_AHEAD = (
+    64  # answers, or twice what is under way, that may wait to be graded and written down; a killed process asks for them again
+)
 _HOPELESS = frozenset({401, 403, 404, 405})
 _JSON_TOKENS = 32
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
@@ -272,7 +274,11 @@ class Remote:
 
     def _answers(self, asked: Sequence[tuple[Example, int]]) -> "Iterator[list[_Answer]]":
         server = _Endpoint(self.url, self.key_env, self.concurrency, self.timeout, self.retries, self.pause)
-        return flow(lambda put: _Asking(self, server, put).all(asked), ahead=_AHEAD) if asked else iter(())
+        return (
+            flow(lambda put: _Asking(self, server, put).all(asked), ahead=max(_AHEAD, 2 * self.concurrency))
+            if asked
+            else iter(())
+        )
 
     def _body(self, example: Example, sample: int) -> dict[str, object]:
         system = [{"role": "system", "content": self.system}] if self.system else []
