@@ -6,7 +6,7 @@ was killed continues where it stopped; `DONE` is written last everywhere.
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from temper import catalog, machine
 from temper.data.overlap import overlaps
 from temper.errors import RecipeError
 from temper.files import Row, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
+from temper.meter import Meter
 from temper.proof import (
     Asked,
     Run,
@@ -80,7 +81,7 @@ def run(
 
 
 def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watch) -> Path:
-    from temper.models.resolve import resolve
+    from temper.models.resolve import count_parameters, resolve
 
     suites = all_suites(recipe)
     for stage in recipe.stages:
@@ -122,10 +123,11 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     with computing(this):
         for chain in chains:
             stage = recipe.stage(chain.names[-1])
-            known = replace(context, earlier=_earlier(chain, chains, recipe))
+            size = count_parameters(made[chain.names[:-1]].base)  # a student may be of another size than the base
+            known = replace(context, parameters=size, earlier=_earlier(chain, chains, recipe))
             made[chain.names] = train_stage(this, chain, stage, made[chain.names[:-1]], recipe, known)
         for arm, names in recipe.arms.items():
-            asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), source.parameters)
+            asked = Asked(addresses[names], partial(local_sampler, made[names], recipe), count_parameters(made[names].base))
             prove_arm(this, arm, asked, recipe, suites, panel, watch)
     this.record(judges=judge_costs([*graders.values(), gold]))
     return finish(this, recipe, chains, suites, panel, monitor)
@@ -204,7 +206,7 @@ def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, re
     """Run one stage, or take it as it is if it is sealed."""
     folder, label = chain.folder, "+".join(chain.names)
     if not sealed(folder):
-        started, before = time.time(), _seconds_so_far(folder)
+        meter, before = Meter.start(), _so_far(folder)
         machine.reset_peak()
         folder.mkdir(parents=True, exist_ok=True)
         this.note("stage started", folder.name, arms=_arms_of(recipe, chain))
@@ -212,9 +214,9 @@ def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, re
             with storage(folder):
                 stage.run(start, folder, replace(context, label=f"train {label}"))
         finally:
-            write_json(folder / "seconds.json", {"seconds": before + time.time() - started})
+            write_json(folder / "seconds.json", _added(before, meter.spent().as_dict()))
         work = read_json(folder / "work.json")
-        facts = {**work, "seconds": _seconds_so_far(folder), "peak_memory_bytes": machine.peak_bytes()}
+        facts = {**work, **_so_far(folder), "peak_memory_bytes": machine.peak_bytes()}
         this.record(stages={folder.name: {"kind": stage.kind, "name": stage.name, "arms": _arms_of(recipe, chain), **facts}})
         shutil.rmtree(folder / "trainer", ignore_errors=True)
         seal(folder, {"address": chain.address, "stage": asdict(stage), **facts})
@@ -224,6 +226,8 @@ def train_stage(this: Run, chain: Chain, stage: StageSpec, start: Checkpoint, re
         this.record(stages={folder.name: {"kind": stage.kind, "name": stage.name, "arms": _arms_of(recipe, chain), **known}})
     if stage.kind == "harvest":
         return handed_on(folder, start, context.base or start)
+    if stage.kind == "sample":
+        return start
     return result_of(folder, start.base)
 
 
@@ -276,13 +280,22 @@ def costs(recipe: Recipe, chains: Sequence[Chain], facts: Mapping[str, Any]) -> 
         proved = proof_costs(facts, arm)
         peaks = [x["peak_memory_bytes"] for x in stages] + [proved["peak_memory_bytes"]]
         result[arm] = {
+            "stages": list(names),
             "train_seconds": sum(s["seconds"] for s in stages),
+            "train_cpu_seconds": _sum(s.get("cpu_seconds") for s in stages),
+            "train_joules": _sum(s.get("joules") for s in stages),
             "train_tokens": sum(s["tokens"] for s in stages),
             "train_flops": sum(s["flops"] for s in stages),
             **proved,
             "peak_memory_bytes": max((peak for peak in peaks if peak is not None), default=None),
         }
     return result
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum of what was recorded for every stage; None where it was not, for one that is unknown leaves the sum unknown."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
 
 
 def held_out(recipe: Recipe, suites: Sequence[Suite]) -> list[str]:
@@ -292,9 +305,14 @@ def held_out(recipe: Recipe, suites: Sequence[Suite]) -> list[str]:
     return sorted(t.removeprefix("category:") for t in asked - trained) if recipe.stages else []
 
 
-def _seconds_so_far(folder: Path) -> float:
+def _so_far(folder: Path) -> dict[str, float | None]:
+    """What earlier attempts at a stage took; nothing before the first."""
     path = folder / "seconds.json"
-    return float(read_json(path)["seconds"]) if path.is_file() else 0.0
+    return dict(read_json(path)) if path.is_file() else {"seconds": 0.0, "cpu_seconds": 0.0, "joules": 0.0}
+
+
+def _added(before: Mapping[str, float | None], now: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {unit: _sum([before.get(unit), value]) for unit, value in now.items()}
 
 
 def _arms_of(recipe: Recipe, chain: Chain) -> list[str]:

@@ -23,6 +23,7 @@ from temper.prove.compare import Trained
 from temper.prove.evaluate import ASKED, Panel, ask_again, check_independence, evaluate, regrade
 from temper.prove.evidence import Evidence
 from temper.prove.preflight import PROBED, preflight
+from temper.prove.suites import load
 from temper.prove.summary import summarise
 from temper.prove.variants import through, variants
 from temper.report import build
@@ -199,12 +200,12 @@ def all_suites(recipe: Recipe) -> list[Suite]:
 
 
 def suite(name: str, limit: int = 0) -> Suite:
-    """A suite by bundled name, file or dataset id; `limit` takes an even spread over the file, so that no category is cut off."""
-    examples = read(name)
-    if 0 < limit < len(examples):
-        examples = [examples[i * len(examples) // limit] for i in range(limit)]
+    """A suite by bundled name, published name (`prove.suites`), file or dataset id; `limit` takes an even spread over it, so that
+    no category is cut off."""
     short = Path(name).name.partition(".")[0] if "/" in name or "." in name else name
-    return Suite(short, tuple(examples))
+    whole = load(name) or Suite(short, tuple(read(name)))
+    n = len(whole.examples)
+    return replace(whole, examples=tuple(whole.examples[i * n // limit] for i in range(limit))) if 0 < limit < n else whole
 
 
 def load_gold(recipe: Recipe) -> Named:

@@ -42,6 +42,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "sft": "temper.train.sft:Sft",
         "grpo": "temper.train.grpo:Grpo",
         "harvest": "temper.train.harvest:Harvest",
+        "sample": "temper.train.sample:Sample",
     },
 }
 

@@ -100,6 +100,39 @@ def rows_by_arm(n=120, samples=1, seed=0, arms=tuple(ARMS)):
     return {arm: [drawn_row(rng, arm, kind, number, sample, ease) for kind, number, sample, ease in eases] for arm in arms}
 
 
+def changed(rows, how, *, worse=0.0, seed=0, **more):
+    """The rows of a suite as a rewrite or an attack made of it: same ids, another suite, some outcomes `worse`."""
+    rng, kind = random.Random(seed), how.partition(":")[2]
+    made = []
+    for r in rows:
+        of = r["suite"]
+        turned = r["class"] == "harmful" and r["outcome"] == "refused" and rng.random() < worse
+        scores = {**r["scores"], "gold": {"value": 0.9, "why": "turned", "parts": {}}} if turned else r["scores"]
+        asked = [{"role": "user", "content": f"{kind}: {r['prompt']}"}]
+        new = {"suite": f"{of}+{kind}", "of": of, "how": [how], "asked": asked, "scores": scores, **more}
+        made.append({**r, **new, "outcome": "answered" if turned else r["outcome"], "key": f"{kind}-{r['key']}"})
+    return made
+
+
+def failed(made, why="HTTP 500 after 4 tries"):
+    """A row whose completion never came."""
+    empty = dict.fromkeys(("reasoning", "answer", "raw"), "")
+    silent = {name: {"value": None, "why": "not asked", "parts": {}} for name in made["scores"]}
+    return {**made, **empty, "finish": "error", "thought": "none", "outcome": "error", "error": why, "scores": silent}
+
+
+def varied_rows(n=40, seed=0):
+    """Rows of every kind: three languages, a rewritten and an attacked suite, and replies that never came."""
+    spoken, found = ("en", "zh", "fr"), {}
+    for arm, plain in rows_by_arm(n, seed=seed).items():
+        rows = [{**r, "language": spoken[int(r["id"][-1]) % 3]} for r in plain]
+        rows = [failed(r) if r["id"].endswith("7") else r for r in rows]
+        harm = [r for r in rows if r["class"] == "harmful"]
+        attacked = changed(harm, "attack:persona", worse=0.6, seed=seed, facts={"turns": 1, "queries": 3})
+        found[arm] = [*rows, *changed(harm, "rewrite:shots=3", worse=0.1, seed=seed), *attacked]
+    return found
+
+
 def grpo_steps(steps=60, seed=1):
     rng = random.Random(seed)
     for step in range(1, steps + 1):

@@ -18,13 +18,14 @@ from temper import stats
 from temper.cli import app
 from temper.errors import RecipeError, StorageError, UnknownName, UsageError
 from temper.experiment import seeds as driver
-from temper.experiment.aggregate import aggregate, decide, gather
+from temper.experiment.aggregate import aggregate, decide, gather, value_rows
 from temper.experiment.seeds import News, cores_of, finished, run_seeds, seeds_in
 from temper.experiment.write import markdown, page, results
 from temper.files import append_rows, read_json, read_rows, write_json
+from temper.prove import metrics as measures
 from temper.report import charts
 from temper.stats import Estimate
-from temper.train.planned import Experiment, Term, check_experiment, parse_check
+from temper.train.planned import RATES, Experiment, Term, check_experiment, parse_check
 from temper.train.recipe import build, parse_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -303,6 +304,33 @@ def test_predictions_hold_fail_or_cannot_be_told(recipe: Path, tmp_path: Path) -
     assert [p["verdict"] for p in found["predictions"]] == ["held", "held", "failed"]
     few = found_in(recipe, tmp_path, 2)["predictions"][0]
     assert (few["verdict"], few["point"]) == ("cannot tell", True)
+
+
+def test_a_check_may_name_any_metric_and_a_difference_of_one() -> None:
+    check = parse_check("difference(S5, S0, accuracy) > 2 * helped(S0)")
+    assert check.left == Term(1.0, "difference", ("S5", "S0"), "accuracy")
+    assert check.right == Term(2.0, "helped", ("S0",))
+    with pytest.raises(RecipeError, match=r"'accurcy' is no metric.*accuracy"):
+        parse_check("difference(S5, S0, accurcy) > 0")
+    assert set(RATES) <= set(measures.table(("x",)))
+
+
+def test_a_claim_about_weights_resamples_prompts_and_one_seed_has_an_interval(recipe: Path, tmp_path: Path) -> None:
+    make_seed(recipe, tmp_path / "x", 1)
+    about_weights = recipe.read_text().replace("[experiment]", '[experiment]\nclaims = "weights"\nsecondary = ["unsafe"]')
+    found = {}
+    for claims, text in (("method", recipe.read_text()), ("weights", about_weights)):
+        recipe.write_text(text)
+        found[claims] = aggregate(gather(recipe, tmp_path / "x", [1]))
+    method, weights = (found[c]["conditions"][0] for c in ("method", "weights"))
+    assert method["arms"]["S5"]["primary"]["value"] == weights["arms"]["S5"]["primary"]["value"]
+    assert (method["arms"]["S5"]["primary"]["low"], method["arms"]["S5"]["primary"]["high"]) == (0.0, 1.0)
+    values = [v for v in value_rows(gather(recipe, tmp_path / "x", [1])) if v["arm"] == "S5" and v["metric"] == "over_refusal"]
+    own = stats.share([v["value"] for v in values if v["suite"] == "own"], [v["group"] for v in values if v["suite"] == "own"])
+    assert weights["arms"]["S5"]["primary"] == pytest.approx(own.as_dict())
+    assert weights["contrasts"][0]["secondary"]["unsafe"]["n"] > 0
+    assert "Unsafe answers" in markdown(found["weights"])
+    assert "not about what other seeds would give" in markdown(found["weights"])
 
 
 @pytest.mark.parametrize(

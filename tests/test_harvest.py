@@ -296,7 +296,7 @@ def recipe(*arm: str, harvest: dict[str, Any] | None = None, data: str = "stage:
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        (recipe("sft", "harvest", "sft-2"), r"arm 'twice'.*no grpo stage stands before 'harvest'"),
+        (recipe("sft", "harvest", "sft-2"), r"arm 'twice'.*no grpo or sample stage stands before 'harvest'"),
         (recipe("sft", "grpo", "harvest"), r"ends with 'harvest', which trains nothing; add an sft stage"),
         (recipe("grpo", "sft-2", "harvest", "sft"), r"'sft-2' has data = 'stage:harvest', and no harvest"),
         (recipe("grpo", "harvest", "sft-2", data="stage:harvst"), r"did you mean 'harvest'"),

@@ -1,14 +1,16 @@
 """A recipe is checked to its last key, and every error says where, what was given, what was wanted, and the nearest name."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from temper.cli.experiment import experiment
 from temper.errors import RecipeError
 from temper.rewards.adapt import Arc
 from temper.rewards.alarms import Alarms
 from temper.train.grpo import Grpo
-from temper.train.recipe import parse_recipe, read_recipe
+from temper.train.recipe import find_recipe, parse_recipe, read_recipe
 from temper.train.sft import Sft
 
 GOOD = {
@@ -45,7 +47,7 @@ def test_shared_prefixes_are_trained_once_and_parents_first() -> None:
         (with_(bse="x"), r"recipe: unknown key 'bse'; did you mean 'base'"),
         (with_(stage=[{"kind": "sft", "epoch": 2}]), r"stage 1 \(sft\): unknown key 'epoch'; did you mean 'epochs'"),
         (with_(stage=[{"kind": "grp"}]), r"kind = 'grp' is not a stage; did you mean 'grpo'"),
-        (with_(stage=[{"data": "cold-start"}]), r"stage 1: no `kind`; wanted one of grpo, harvest, sft"),
+        (with_(stage=[{"data": "cold-start"}]), r"stage 1: no `kind`; wanted one of grpo, harvest, sample, sft"),
         (with_(stage=[{"kind": "sft"}, {"kind": "sft"}]), r"two stages are called 'sft'"),
         (with_(arms={"x": ["sfft"]}), r"arm 'x' uses stage 'sfft', which is not defined; did you mean 'sft'"),
         (with_(arms={"x": "sft"}), r"arm 'x' is 'sft'; wanted a list"),
@@ -129,3 +131,17 @@ def test_the_page_on_the_adaptive_reward_names_every_key() -> None:
     named = set(re.findall(r"`([a-z_]+)`", page))
     for kind in (Arc, Alarms):
         assert {f.name for f in dataclasses.fields(kind)} <= named
+
+
+def test_every_experiment_that_the_command_names_ships_and_can_be_decided():
+    named = re.search(r"Shipped: (.*?)\.\n", experiment.__doc__ or "", re.DOTALL)
+    experiments = [name.strip() for name in named[1].split(",")] if named else []
+    assert len(experiments) == 8
+    for name in experiments:
+        assert read_recipe(find_recipe(name)).experiment.condition, name
+
+
+def test_a_name_that_no_shipped_recipe_has_is_an_error_that_names_the_nearest(tmp_path):
+    with pytest.raises(RecipeError, match=r"baseline-stf: no recipe.*'baseline-sft'"):
+        find_recipe("baseline-stf")
+    assert find_recipe(str(tmp_path / "mine.toml")) == tmp_path / "mine.toml"

@@ -68,6 +68,11 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def scripts(page):
+    """The elements that a browser runs; those with a type of text hold data."""
+    return [a for tag, a in page.elements if tag == "script" and a.get("type") != "text/plain"]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "synthetic", rows_by_arm(n=40))
@@ -158,7 +163,7 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_no_other(html):
 
 def test_hostile_text_opens_no_element_and_sets_no_attribute(hostile, html):
     page, clean = Page(hostile[0].read_text()), Page(html)
-    assert (page.count("script"), page.count("style")) == (1, 1)
+    assert (len(scripts(page)), page.count("style")) == (1, 1)
     assert {tag for tag, _ in page.elements} <= {tag for tag, _ in clean.elements}
     assert {key for _, a in page.elements for key in a} <= {key for _, a in clean.elements for key in a}
     assert page.stray == clean.stray == [] and page.open == []
@@ -217,7 +222,7 @@ def test_every_figure_has_a_name_for_readers_who_do_not_see_it(html):
 def test_every_link_inside_the_page_leads_somewhere(html):
     page = Page(html)
     ids = {a["id"] for _, a in page.elements if "id" in a}
-    assert {a["href"][1:] for tag, a in page.elements if tag == "a"} <= ids
+    assert {a["href"][1:].partition("?")[0] for tag, a in page.elements if tag == "a"} <= ids
 
 
 def test_the_headline_shows_the_numbers_of_the_summary(run, html):
@@ -240,10 +245,10 @@ def test_a_difference_that_is_not_distinguishable_comes_with_what_could_have_bee
 
 
 def test_replies_to_harmful_prompts_are_closed_and_others_open(html):
-    veiled = re.findall(r'<article data-kind="(\w+)".*?</article>', html, re.DOTALL)
     bodies = re.findall(r"<article.*?</article>", html, re.DOTALL)
-    assert set(veiled) == {"harmful", "borderline", "benign", "reasoning"}
-    assert all(('<details class="veil">' in body) == (kind == "harmful") for kind, body in zip(veiled, bodies, strict=True))
+    kinds = [re.search(r'class="note">\d+ · (\w+)', body)[1] for body in bodies]
+    assert set(kinds) == {"harmful", "borderline", "benign", "reasoning"}
+    assert all(('<details class="veil">' in body) == (kind == "harmful") for kind, body in zip(kinds, bodies, strict=True))
 
 
 def test_the_limits_name_sample_size_seed_model_judge_cap_and_language(html):
@@ -454,7 +459,7 @@ def test_a_stage_whose_start_was_not_scored_keeps_its_figures_and_is_said_to_be_
     section = re.search(r'<section id="gaming".*?</section>', html, re.DOTALL)[0]
     training = re.search(r'<section id="training".*?</section>', html, re.DOTALL)[0]
     assert section.count("Not measured") == 2 and "<svg" not in section
-    assert training.count("Reward against gold;") == training.count("Weights of the reward</figcaption>") == 2
+    assert training.count("<figcaption>Reward against gold;") == training.count("Weights of the reward</figcaption>") == 2
 
 
 def test_a_run_without_reinforcement_has_no_gaming_section(tmp_path):

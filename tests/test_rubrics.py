@@ -7,7 +7,15 @@ import pytest
 from temper.errors import DataError, UnknownName
 from temper.graders.rubric import load, ready
 
-READY = ["harm", "helpfulness", "over-refusal", "reasoning-harm", "safe-completion"]
+READY = [
+    "harm",
+    "helpfulness",
+    "over-refusal",
+    "reasoning-harm",
+    "safe-completion",
+    "strongreject-convincing",
+    "strongreject-specific",
+]
 
 MINE = """
 name = "polite"
@@ -44,7 +52,7 @@ def test_what_each_ready_rubric_reads_is_what_its_question_needs() -> None:
     assert load("harm").reads == ("conversation", "reasoning", "answer")
     assert load("reasoning-harm").reads == ("conversation", "reasoning")
     assert load("helpfulness").reads == load("safe-completion").reads == load("over-refusal").reads == ("conversation", "answer")
-    assert [load(name).better for name in READY] == ["low", "high", "low", "low", "high"]
+    assert [load(name).better for name in READY] == ["low", "high", "low", "low", "high", "low", "low"]
 
 
 def test_a_part_of_a_harmful_text_can_be_judged_alone_and_a_part_of_a_helpful_one_cannot() -> None:
@@ -54,6 +62,8 @@ def test_a_part_of_a_harmful_text_can_be_judged_alone_and_a_part_of_a_helpful_on
         "helpfulness": "abstain",
         "over-refusal": "abstain",
         "safe-completion": "abstain",
+        "strongreject-convincing": "abstain",
+        "strongreject-specific": "abstain",
     }
 
 

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, rescore, run
+from temper.cli import audit, doctor, experiment, graders, hacks, mine, plan, probe, prove, replay, report, rescore, run, suites
 from temper.errors import TemperError
 from temper.text.invisible import spelled_out
 
@@ -38,6 +38,7 @@ hacks.app.command()(mine.mine)
 hacks.app.command()(mine.accept)
 app.add_typer(hacks.app, name="hacks")
 app.add_typer(audit.app, name="audit")
+app.add_typer(suites.app, name="suites")
 app.command()(doctor.doctor)
 
 

@@ -14,30 +14,39 @@ if TYPE_CHECKING:
 
 
 def experiment(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file (TOML); its [experiment] table says what is planned.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe file (TOML) whose [experiment] table says what is planned, or the name of a shipped one."),
+    ],
     out: Annotated[Path | None, typer.Option(help="Experiment folder; default runs/<recipe name>.")] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds; 0 only puts the finished ones together.", min=0)] = 8,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     results: Annotated[Path | None, typer.Option(help="Also write the tables and the values behind them here.")] = None,
     jobs: Annotated[int, typer.Option(help="Seeds at a time, each on its own cores.", min=1)] = 1,
 ) -> None:
-    """Run a recipe with several seeds, compare its arms over them, and check what it predicted. A stopped one continues."""
+    """Run a recipe with several seeds, compare its arms over them, and check what it predicted. A stopped one continues.
+
+    Shipped: baseline-sft, reward-hacking, hybrid-ablation, distillation-transfer, adaptive-reward, prompt-sensitivity,
+    language-tradeoff, compute.
+    """
     from temper.experiment import write
     from temper.experiment.aggregate import aggregate, gather
     from temper.experiment.seeds import run_seeds, seeds_in, told_failures
+    from temper.train.recipe import find_recipe
 
-    folder, command = out or Path("runs") / recipe.stem, "temper " + shlex.join(sys.argv[1:])
+    path = find_recipe(recipe)
+    folder, command = out or Path("runs") / path.stem, "temper " + shlex.join(sys.argv[1:])
     wanted: Sequence[int] = range(first_seed, first_seed + seeds)
     # a supervisor ends a job with SIGTERM; as an exit it passes through the code that ends the children
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        failed = run_seeds(recipe, folder, wanted, jobs=jobs, tell=_say)
+        failed = run_seeds(path, folder, wanted, jobs=jobs, tell=_say)
     except KeyboardInterrupt:
         typer.echo(f"\ntemper: stopped; nothing finished is lost. To go on:  {command}", err=True)
         raise typer.Exit(130) from None
     if failed and len(failed) == len(wanted):
         raise told_failures(failed, folder)
-    table = gather(recipe, folder, wanted or seeds_in(folder))
+    table = gather(path, folder, wanted or seeds_in(folder))
     found = aggregate(table, command=command)
     paths = write.write(folder, found)
     if results is not None:

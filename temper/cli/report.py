@@ -28,6 +28,7 @@ def report(
 def headline(run: Path) -> str:
     """The pair that matters, an arm a line, and where the report is."""
     from temper.files import read_json
+    from temper.report import built
 
     summary = read_json(run / "summary.json")
     arms, gold = summary["arms"], summary["judge"]
@@ -36,7 +37,7 @@ def headline(run: Path) -> str:
     lines += [f"{arm}: {why}" for arm, m in arms.items() if (why := _ungraded(run, arm, gold, m.get("unsafe")))]
     lines += [f"{arm}: {said}" for arm in arms if (said := _errors(summary["outcomes"].get(arm, {})))]
     lines += [f"{name}: {_spent(cost)}" for name, cost in read_json(run / "run.json").get("judges", {}).items()]
-    return "\n".join([*lines, "", f"report: {run / 'report.html'}"])
+    return "\n".join([*lines, "", f"report: {built(run)}"])
 
 
 def _ungraded(run: Path, arm: str, gold: str, unsafe: dict[str, float] | None) -> str:

@@ -9,7 +9,7 @@ import typer
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
+    recipe: Annotated[str, typer.Argument(help="A recipe file (TOML), or the name of a shipped one, such as quickstart.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe name>. An unfinished run continues.")] = None,
     seed: Annotated[int | None, typer.Option(help="Overrides the recipe's seed.")] = None,
 ) -> None:
@@ -17,11 +17,12 @@ def run(
     from temper.ablate import run as run_recipe
     from temper.cli.progress import watching
     from temper.cli.report import headline
+    from temper.train.recipe import find_recipe
 
     command = "temper " + shlex.join(sys.argv[1:])
     try:
         with watching() as watch:
-            folder = run_recipe(recipe, out=out, seed=seed, command=command, watch=watch)
+            folder = run_recipe(find_recipe(recipe), out=out, seed=seed, command=command, watch=watch)
     except KeyboardInterrupt:
         typer.echo(f"\ntemper: stopped; nothing finished is lost. To go on:  {command}", err=True)
         raise typer.Exit(130) from None

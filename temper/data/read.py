@@ -1,8 +1,8 @@
 """Read a source into what the rest of temper speaks: examples, dialogues, judged responses, preference pairs.
 
-A source is the name of a bundled set ("cold-start", "red-team", "harm", "over-refusal", "benign", "reasoning"), a file
-(.jsonl, .jsonl.gz, .jsonl.zst, .json, .csv, .parquet) or a Hugging Face dataset ("org/name", "hf:org/name@revision:config").
-Leaves out mixing and overlap checks.
+A source is the name of a bundled set ("cold-start", "red-team", "harm", "over-refusal", "benign", "reasoning"), a file (.jsonl,
+.jsonl.gz, .jsonl.zst, .json, .csv, .tsv, .parquet) or a Hugging Face dataset ("org/name", "hf:org/name@revision:config"). Leaves
+out mixing and overlap checks.
 """
 
 from collections.abc import Container, Iterable, Iterator

@@ -24,7 +24,7 @@ from temper.errors import DataError, nearest
 
 Located = tuple[str, dict[str, Any]]
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".csv", ".tsv", ".parquet")
 _SHELVES = ("sets", "suites")
 _HUB = re.compile(r"(?P<scheme>hf:)?(?P<name>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?::(?P<config>[\w.-]+))?")
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
@@ -127,7 +127,7 @@ def _from_file(file: Path | Traversable, place: str) -> Iterator[Located]:
 
 
 def _text_rows(name: str, raw: IO[bytes], place: str) -> Iterator[Located]:
-    if name.endswith(".csv"):
+    if name.endswith((".csv", ".tsv")):
         return _csv(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), place)
     if name.endswith(".json"):
         return _json(io.TextIOWrapper(raw, encoding="utf-8-sig"), place)

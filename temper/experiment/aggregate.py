@@ -9,16 +9,18 @@ from typing import Any
 
 from temper import stats
 from temper.errors import UsageError
-from temper.experiment.measure import MEASURED, Seed, metric_of, read_seed
+from temper.experiment.measure import Seed, metric_of, read_seed
 from temper.experiment.seeds import finished, folder_of, other_recipes, planned_in
 from temper.files import Row
 from temper.prove.metrics import HACK, Prompt
 from temper.stats import NOTHING, Estimate
-from temper.train.planned import Check, Condition, Experiment, Term, conditions, parse_check
+from temper.train.planned import RATES, Check, Condition, Experiment, Term, conditions, parse_check
 from temper.train.recipe import Recipe, read_recipe
 
 SCHEMA = 1
 DRAWS = 4_000
+BOUNDED = (0.0, 1.0)
+FREE = (-math.inf, math.inf)
 POINTS = 30  # of a curve over steps
 CURVES = ("gold", "hack_rate", "gap", "kl")
 HELD, FAILED, CANNOT = "held", "failed", "cannot tell"
@@ -41,6 +43,10 @@ class Table:
     @property
     def plan(self) -> Experiment:
         return self.recipe.experiment
+
+    def bounded(self, metric: str) -> bool:
+        """Whether the metric's values lie in [0, 1]."""
+        return metric_of(self.recipe, metric).unit in ("share", "score")
 
     def condition_of(self, arms: Sequence[str]) -> Condition:
         """The first condition that holds these arms; for two, the one that planned their contrast."""
@@ -85,7 +91,9 @@ def aggregate(table: Table, *, command: str = "") -> dict[str, Any]:
         "missing": list(table.missing),
         "commits": sorted({seed.facts["commit"] for seed in read}),
         "planned_before": table.planned_before,
-        "primary": {"name": table.plan.primary, **_metric(table.recipe, read)},
+        "claims": table.plan.claims,
+        "secondary": {name: _metric(table, name) for name in table.plan.secondary},
+        "primary": {"name": table.plan.primary, **_metric(table, table.plan.primary)},
         "conditions": [_condition(table, condition) for condition in table.conditions] if read else [],
         "predictions": [_prediction(table, p.says, p.check) for p in table.plan.prediction] if read else [],
         "curves": curves(table),
@@ -120,7 +128,8 @@ def arm_figures(table: Table, condition: Condition, arm: str) -> dict[str, Any]:
     return {
         "primary": _over_seeds(table, condition, arm, primary).as_dict(),
         "by_seed": {str(seed.number): _mean(seed.of(arm, primary, condition.suites).values()) for seed in table.seeds},
-        **{name: _over_seeds(table, condition, arm, name).as_dict() for name in MEASURED},
+        **{name: _over_seeds(table, condition, arm, name).as_dict() for name in ("unsafe", "over_refusal")},
+        "secondary": {name: _over_seeds(table, condition, arm, name).as_dict() for name in table.plan.secondary},
         "unsafe_by_seed": {str(seed.number): _mean(seed.of(arm, "unsafe", condition.suites).values()) for seed in table.seeds},
         "breakouts": {**count.as_dict(), "count": sum(broken.values()), "seeds": [n for n, b in broken.items() if b]},
         "hacks": _mean_rates(hacks),
@@ -132,16 +141,16 @@ def arm_figures(table: Table, condition: Condition, arm: str) -> dict[str, Any]:
     }
 
 
-def difference(table: Table, condition: Condition, arm: str, against: str) -> tuple[Estimate, dict[int, float]]:
-    """The primary endpoint of one arm minus another's, prompt by prompt within each seed; and by seed."""
-    metric, values, by_seed = table.plan.primary, _Values(), {}
+def difference(table: Table, condition: Condition, arm: str, against: str, metric: str = "") -> tuple[Estimate, dict[int, float]]:
+    """A metric (the primary endpoint) of one arm minus another's, prompt by prompt within each seed; and by seed."""
+    metric, values, by_seed = metric or table.plan.primary, _Values(table.plan.claims), {}
     for seed in table.seeds:
         x, y = (seed.of(name, metric, condition.suites) for name in (arm, against))
         paired = {prompt: x[prompt] - y[prompt] for prompt in x if prompt in y}
         values.add(seed, paired)
         if paired:
             by_seed[seed.number] = fmean(paired.values())
-    return values.estimate((-1.0, 1.0)), by_seed
+    return values.estimate((-1.0, 1.0) if table.bounded(metric) else FREE), by_seed
 
 
 def decide(check: Check, figure: Callable[[Term], Estimate]) -> dict[str, Any]:
@@ -170,7 +179,8 @@ def curves(table: Table) -> dict[str, dict[str, list[list[float]]]]:
 class _Values:
     """Values by prompt gathered over seeds, with what the bootstrap resamples."""
 
-    def __init__(self) -> None:
+    def __init__(self, claims: str) -> None:
+        self.claims = claims
         self.values: list[float] = []
         self.seeds: list[int] = []
         self.groups: list[str] = []
@@ -181,8 +191,13 @@ class _Values:
             self.seeds.append(seed.number)
             self.groups.append(seed.groups[prompt])
 
-    def estimate(self, within: tuple[float, float] = (0.0, 1.0)) -> Estimate:
-        return stats.hierarchical(self.values, self.seeds, self.groups, within=within, draws=DRAWS)
+    def estimate(self, within: tuple[float, float] = BOUNDED) -> Estimate:
+        """Over seeds and prompts, or over prompts alone where the claim is about these weights; n counts what was resampled."""
+        if self.claims == "method":
+            return stats.hierarchical(self.values, self.seeds, self.groups, within=within, draws=DRAWS)
+        if within == BOUNDED:
+            return stats.share(self.values, self.groups)
+        return stats.paired_difference(self.values, [0.0] * len(self.values), self.groups, draws=DRAWS)
 
 
 def _condition(table: Table, condition: Condition) -> dict[str, Any]:
@@ -199,10 +214,12 @@ def _condition(table: Table, condition: Condition) -> dict[str, Any]:
 def _contrast(table: Table, condition: Condition, arm: str, against: str) -> dict[str, Any]:
     found, by_seed = difference(table, condition, arm, against)
     a, b = (_breakouts(table, condition, name) for name in (arm, against))
+    also = {name: difference(table, condition, arm, against, name)[0].as_dict() for name in table.plan.secondary}
     return {
         "arm": arm,
         "against": against,
         "difference": found.as_dict(),
+        "secondary": also,
         "by_seed": {str(number): value for number, value in by_seed.items()},
         "p": stats.sign_flip(list(by_seed.values())),
         "breakouts_p": stats.fisher(sum(a.values()), len(a), sum(b.values()), len(b)) if a and b else None,
@@ -218,10 +235,10 @@ def _figure(table: Table, term: Term) -> Estimate:
         return Estimate(term.times, 1, term.times, term.times)
     condition = table.condition_of(term.arms)
     if term.what == "difference":
-        found = difference(table, condition, *term.arms)[0]
+        found = difference(table, condition, term.arms[0], term.arms[1], term.metric)[0]
     elif term.what == "primary":
         found = _over_seeds(table, condition, term.arms[0], table.plan.primary)
-    elif term.what in MEASURED:
+    elif term.what in RATES:
         found = _over_seeds(table, condition, term.arms[0], term.what)
     else:
         found = _trained_figure(table, condition, term.what, term.arms[0])
@@ -240,10 +257,10 @@ def _trained_figure(table: Table, condition: Condition, what: str, arm: str) -> 
 
 
 def _over_seeds(table: Table, condition: Condition, arm: str, metric: str) -> Estimate:
-    values = _Values()
+    values = _Values(table.plan.claims)
     for seed in table.seeds:
         values.add(seed, seed.of(arm, metric, condition.suites))
-    return values.estimate()
+    return values.estimate(BOUNDED if table.bounded(metric) else FREE)
 
 
 def _breakouts(table: Table, condition: Condition, arm: str) -> dict[int, bool]:
@@ -281,9 +298,9 @@ def _curve(runs: Sequence[Sequence[Row]], key: str) -> list[list[float]]:
     return [[fmean(block), round(fmean(v for step in block for v in by_step[step]), 5)] for block in blocks]
 
 
-def _metric(recipe: Recipe, seeds: Sequence[Seed]) -> dict[str, Any]:
-    graders = {name: g["better"] for name, g in seeds[0].facts["graders"].items()} if seeds else None
-    return dict(metric_of(recipe, recipe.experiment.primary, graders=graders).as_dict())
+def _metric(table: Table, name: str) -> dict[str, Any]:
+    graders = {n: g["better"] for n, g in table.seeds[0].facts["graders"].items()} if table.seeds else None
+    return dict(metric_of(table.recipe, name, graders=graders).as_dict())
 
 
 def _mean(values: Any) -> float | None:

@@ -16,11 +16,11 @@ from temper.prove import metrics as measures
 from temper.prove.gaming import HACKED, UNSAFE
 from temper.prove.metrics import HACK, Metric, Prompt
 from temper.report.read import Run, read_run
+from temper.train.planned import named_metrics
 from temper.train.recipe import Recipe
 from temper.types import Better
 
 AT_THE_END = 0.1  # of the steps: what a stage's own metrics are averaged over where no gaming analysis was written
-MEASURED = ("unsafe", "over_refusal")
 Values = Mapping[Prompt, float]
 
 
@@ -77,14 +77,24 @@ class Seed:
         return {name: fmean(values.values()) for name, values in proved.items()}
 
 
-def metric_of(recipe: Recipe, name: str, *, gold: str = "gold", graders: Mapping[str, Better] | None = None) -> Metric:
-    """A metric by name, with the recipe's own graders as `grader:NAME`; raises `UnknownName`."""
+def metric_of(
+    recipe: Recipe,
+    name: str,
+    *,
+    gold: str = "gold",
+    graders: Mapping[str, Better] | None = None,
+    held_out: Collection[str] = ("",),
+) -> Metric:
+    """A metric by name, with the recipe's own graders as `grader:NAME`; raises `UnknownName`.
+
+    `held_out` are the run's held-out categories; before there is a run, any stand for them.
+    """
     from temper import catalog
 
     named: dict[str, Better] = {catalog.short(spec): "high" for spec in recipe.prove.graders}
-    known = measures.table(gold=gold, graders=graders or named)
+    known = measures.table(held_out, gold=gold, graders=graders or named)
     if name not in known:
-        raise UnknownName(f"experiment: primary = {name!r} is no metric of this recipe; {nearest(name, known)}")
+        raise UnknownName(f"experiment: {name!r} is no metric of this recipe; {nearest(name, known)}")
     return known[name]
 
 
@@ -93,8 +103,9 @@ def read_seed(folder: Path, number: int, recipe: Recipe) -> Seed:
     found = read_run(folder)
     _all_answered(found, recipe)
     graders = {name: g["better"] for name, g in found.facts["graders"].items()}
-    names = dict.fromkeys((recipe.experiment.primary, *MEASURED))
-    table = {name: metric_of(recipe, name, gold=found.gold, graders=graders) for name in names}
+    held_out = found.summary.get("held_out") or ("",)
+    names = named_metrics(recipe.experiment)
+    table = {name: metric_of(recipe, name, gold=found.gold, graders=graders, held_out=held_out) for name in names}
     bank = dict.fromkeys(name for rows in found.rows.values() for row in rows for name in row.get("flags") or ())
     table |= {name: metric for name, metric in measures.table(hacks=bank).items() if name.startswith(HACK)}
     values = {

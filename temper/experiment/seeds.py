@@ -19,6 +19,7 @@ from temper import machine
 from temper.errors import RunError, StorageError, UsageError
 from temper.experiment.measure import metric_of
 from temper.files import read_rows
+from temper.train.planned import named_metrics
 from temper.train.recipe import read_recipe
 
 State = Literal["already done", "started", "running", "done", "failed"]
@@ -59,7 +60,8 @@ def run_seeds(recipe: Path, out: Path, seeds: Sequence[int], *, jobs: int, tell:
     Raises `UsageError` for a recipe that cannot run, before anything starts. Children are killed if this is interrupted.
     """
     stated = read_recipe(recipe)
-    metric_of(stated, stated.experiment.primary)
+    for name in named_metrics(stated.experiment):
+        metric_of(stated, name)
     if jobs < 1:
         raise UsageError(f"jobs = {jobs}; wanted at least 1 process at a time")
     waiting = []

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from temper.text.invisible import visible
-from temper.text.markup import is_schema
+from temper.text.markup import is_checklist, is_schema
 from temper.text.repetition import words
 from temper.types import Better, Completion, Score
 
@@ -92,15 +92,17 @@ class Verify:
 
 def is_reference(target: str | None) -> bool:
     """Whether a target is a reply to compare with rather than an answer to verify: many words and no mathematics."""
-    if not target or is_schema(target):
+    if not target or is_schema(target) or is_checklist(target):
         return False
     plain = _plain(target)
     return _FORMULA.search(plain) is None and len(words(plain)) > REFERENCE_WORDS
 
 
 def _score(answer: str, target: str | None, prompt: str) -> Score:
-    if target is None or not target.strip() or is_schema(target):
-        return Score(None, "no target" if not target or not target.strip() else "the target is a JSON Schema")
+    if target is None or not target.strip():
+        return Score(None, "no target")
+    if is_schema(target) or is_checklist(target):
+        return Score(None, f"the target is a {'JSON Schema' if is_schema(target) else 'checklist of instructions'}")
     options = _options(prompt, target)
     if not options and is_reference(target):
         return Score(None, "the target is a reference reply, not a verifiable answer")
@@ -175,7 +177,8 @@ def _equal(value: float, wanted: float) -> bool:
 def _phrase(answer: str, wanted: str, options: list[str]) -> Score:
     sought = words(wanted)
     if len(sought) == 1 and len(sought[0]) == 1 and sought[0].isascii():
-        return _choice(answer, sought[0])
+        letter = chosen(answer)
+        return Score(float(letter == sought[0].upper()), f"read {letter!r}" if letter else "no letter")
     stated = extract(answer)
     if stated is None:
         stated = _plain(next(line for line in reversed(answer.strip().split("\n")) if line.strip()))
@@ -203,8 +206,11 @@ def _within(sought: list[str], given: list[str]) -> bool:
     return any(given[i : i + len(sought)] == sought for i in range(len(given) - len(sought) + 1))
 
 
-def _choice(answer: str, letter: str) -> Score:
-    """A multiple-choice letter: the first that stands alone in the statement, else the one the last or first line opens with."""
+def chosen(answer: str) -> str | None:
+    """A multiple-choice letter, A to H: the first that stands alone in the statement, else the one the last or first line opens
+    with; None if there is none."""
+    if not answer.strip():
+        return None
     stated = extract(answer)
     lines = [line for line in answer.strip().split("\n") if line.strip()]
     found = _LETTER.search(stated) if stated else None
@@ -212,7 +218,7 @@ def _choice(answer: str, letter: str) -> Score:
         found = next((m for line in (lines[-1], lines[0]) if (m := _HEAD_LETTER.match(_plain(line)))), None)
     if found is None and len(words(lines[-1])) <= LAST_LINE_WORDS:
         found = next(iter(re.finditer(r"(?<![^\W_])([A-H])(?![^\W_]|['’])", lines[-1])), None)
-    return Score(float(found is not None and found[1].lower() == letter), f"read {found[1]!r}" if found else "no letter")
+    return found[1].upper() if found else None
 
 
 def _formula(answer: str, wanted: str) -> Score:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from temper.errors import ModelError
 from temper.models import profile
+from temper.text.split import CLOSE_TAG, OPEN_TAG
 from temper.types import Checkpoint, Example
 
 CHATML = (
@@ -96,16 +97,32 @@ def load_tokenizer(folder: Path, *, chat_template: str | None = None) -> Any:
 
 
 def render(tokenizer: Any, examples: Sequence[Example]) -> list[list[int]]:
-    """Token ids of each example's prompt, ready for an answer."""
-    conversations = [[{"role": m.role, "content": m.content} for m in e.messages] for e in examples]
+    """Token ids of each example's prompt, ready for an answer, or for the rest of one that its last message begins."""
+    asked = [e.messages[:-1] if e.prefill else e.messages for e in examples]
+    conversations = [[{"role": m.role, "content": m.content} for m in messages] for messages in asked]
     texts = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    begun = [text + _beginning(text, e.prefill) for text, e in zip(texts, examples, strict=True)]
+    return list(tokenizer(begun, add_special_tokens=False)["input_ids"])
+
+
+def _beginning(text: str, prefill: str) -> str:
+    """The prefill as it goes on from a template's generation prompt, which may have opened the thought already.
+
+    Written behind the generation prompt rather than by `continue_final_message`, because templates of reasoning models drop the
+    thoughts of assistant messages. A prefilled answer closes a thought that the template opened: it was skipped.
+    """
+    if not prefill or not text.rstrip().endswith(OPEN_TAG):
+        return prefill
+    if prefill.lstrip().startswith(OPEN_TAG):
+        rest = prefill.lstrip().removeprefix(OPEN_TAG)
+        return rest.removeprefix("\n") if text.endswith("\n") else rest
+    return f"\n{CLOSE_TAG}\n\n{prefill}"
 
 
 def opens_thought(tokenizer: Any) -> bool:
     """Whether the template's generation prompt ends inside an open think block."""
     text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True)
-    return str(text).rstrip().endswith("<think>")
+    return str(text).rstrip().endswith(OPEN_TAG)
 
 
 def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from temper.files import digest
 from temper.models.generate import Decoding, Sampled, sample, unsampleable
 from temper.models.load import Loaded, eos_ids, render
 from temper.models.products import effective
-from temper.text.split import split
+from temper.text.split import left_open, split
 from temper.types import Completion, Example, Usage
 
 
@@ -30,6 +30,8 @@ class Local:
     # made at the first call: the weights as the sampler reads them, and why it cannot be used
     ready: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
     reasons: list[str | None] = field(default_factory=list, repr=False, compare=False)
+    # a prefill is in the tokens it goes on from
+    continues: ClassVar[bool] = True
 
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
@@ -70,8 +72,8 @@ def _tell(reason: str) -> None:
 
 
 def completion(example: Example, raw: str, *, ended: bool, opened: bool, usage: Usage | None = None) -> Completion:
-    """Build a `Completion` from generated text, splitting the reasoning from the answer."""
-    parts = split(raw, opened=opened)
+    """Build a `Completion` from generated text, splitting the reasoning from the answer; a prefill decides where it begins."""
+    parts = split(raw, opened=left_open(example.prefill, opened=opened))
     return Completion(example, parts.answer, parts.reasoning, "stop" if ended else "length", parts.thought, raw=raw, usage=usage)
 
 

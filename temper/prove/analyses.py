@@ -3,8 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from temper.prove import cost, published
+from temper.prove.attacks import attacks
+from temper.prove.breakdown import breakdown
 from temper.prove.evidence import Evidence
+from temper.prove.turns import turns
 
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
-ANALYSES: Mapping[str, Analysis] = {}
+ANALYSES: Mapping[str, Analysis] = {
+    "breakdown": breakdown,
+    "suites": published.analyse,
+    "attacks": attacks,
+    "turns": turns,
+    "cost": cost.analyse,
+}

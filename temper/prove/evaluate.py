@@ -349,13 +349,14 @@ def _became(c: Completion, refused: Score) -> Outcome:
 
 
 def _origin(c: Completion, suite: Suite) -> Row:
-    """What only some rows have: how the suite was changed, what was really sent, what the sampler tells, why nothing came."""
+    """What only some rows have: how the suite was changed, what was really sent, free tags, what the sampler tells, an error."""
     plain = len(c.example.messages) == 1 and c.example.messages[0].content == c.example.prompt
     told = {
         "of": suite.of,
         "how": list(suite.how),
         "asked": [] if plain else [asdict(m) for m in c.example.messages],
         "facts": dict(c.facts),
+        "tags": sorted(t for t in c.example.tags if t not in CLASSES and not t.startswith("category:")),
         "error": c.error,
     }
     return {name: value for name, value in told.items() if value}

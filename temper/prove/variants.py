@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
+from temper.prove.attack.apply import attacked_all, attacking
+from temper.prove.conversation import conversing
 from temper.prove.evaluate import Panel
+from temper.prove.evidence import ATTACK
+from temper.prove.prefill import prefilling
 from temper.types import Sampler, Suite
 
 
@@ -10,9 +14,13 @@ def variants(
     suites: Sequence[Suite], *, rewrites: Sequence[str] = (), attacks: Sequence[str] = (), grid: int = 0, seed: int = 0
 ) -> list[Suite]:
     """The rewritten and the attacked suites, besides the plain ones; `grid` cells of a fractional design of rewrites."""
-    return []
+    return attacked_all(suites, attacks)
 
 
 def through(suite: Suite, sampler: Sampler, panel: Panel, *, attacker: str = "", seed: int = 0) -> Sampler:
     """The sampler, with the suite's attack before it where that needs turns or several tries; `attacker` writes its prompts."""
+    sampler = prefilling(conversing(sampler, suite.examples), suite.examples)
+    for how in suite.how:
+        if how.startswith(ATTACK):
+            sampler = attacking(sampler, how.removeprefix(ATTACK), panel=panel, attacker=attacker, seed=seed)
     return sampler

@@ -1,5 +1,5 @@
 """Rows on disk in, one self-contained HTML page and Markdown out. Never loads a model."""
 
-from temper.report.write import build, results
+from temper.report.write import build, built, results
 
-__all__ = ["build", "results"]
+__all__ = ["build", "built", "results"]

@@ -1,4 +1,4 @@
-"""Figures as inline SVG: a frontier with intervals, lines over steps, stacked bars and a small interval for table cells.
+"""Figures as inline SVG: shares against shares, lines over steps, ranges, bars, a heat map, a small interval for table cells.
 
 Colours come from CSS classes (`c0` to `c7`), so that one drawing serves light, dark and print; shapes and dashes repeat what
 colour says. Nothing here knows about runs, and every string is escaped. See docs/decisions/0005-charts.md.
@@ -13,8 +13,11 @@ from markupsafe import Markup, escape
 from temper.text.invisible import spelled_out
 
 Interval = tuple[float, float, float]  # value, low, high
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 COLOURS = 8
 NAMED = 8  # points that have room for their names beside them
+TIED = 9  # pixels within which markers hide each other
+LONGEST = 26  # characters of a name beside its point
 KEY_COLUMNS = 3
 DASHES = ("", "7 3", "3 2", "9 3 2 3", "14 3", "2 2")
 WIDE, NARROW = 460, 370  # pixels at which text has its nominal size: half a page, a third of one or a phone
@@ -23,6 +26,9 @@ CHARACTER = 7  # its mean width
 ROW = 13  # height of a row of labels
 ROWS = 20  # of labels above a figure with marks, at most
 MOST_POINTS = 240  # of one line; more would only thicken it
+FAINTEST, STRONGEST = 0.04, 0.5  # opacity of a heat map's cells: text on any of them keeps a contrast of 4.5
+CELL = (74, 132)  # least and most width of a heat map's column
+CELL_HEIGHT = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +73,24 @@ class Frame:
         return round(self.left + across * (self.right - self.left), 1), round(self.bottom - up * (self.bottom - self.top), 1)
 
 
-def frontier(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> Markup:
-    """Shares against shares, lower left is better, with error bars.
+def frontier(points: Sequence[Point], *, title: str, x_label: str, y_label: str, diagonal: bool = False) -> Markup:
+    """Shares against shares with error bars; more than NAMED points have numbers, and a legend below.
 
-    An arrow leads from the first point to each other one; more than NAMED points have numbers, and a legend below.
+    An arrow leads from the first point to each other one. With `diagonal` the axes are alike, the line on which both shares are
+    equal is drawn, and no arrows are.
     """
     width, height = WIDE, 340
-    frame = Frame(
-        (0, _ceiling([p.x[2] for p in points])), (0, _ceiling([p.y[2] for p in points])), 62, width - 20, 16, height - 46
-    )
-    start = points[0]
-    arrows = [_arrow(frame.at(start.x[0], start.y[0]), frame.at(p.x[0], p.y[0])) for p in points[1:]]
+    x_most, y_most = _ceiling([p.x[2] for p in points]), _ceiling([p.y[2] for p in points])
+    if diagonal:
+        x_most = y_most = max(x_most, y_most)
+    frame = Frame((0, x_most), (0, y_most), 62, width - 20, 16, height - 46)
+    guides = [_equal(frame)] if diagonal else _arrows(frame, points)
     marks = [_estimate(frame, p, i, faint=len(points) > NAMED) for i, p in enumerate(points)]
+    axes = _axes(frame, x_label, y_label, percent=True)
     if len(points) > NAMED:
         legend, below = _legend([p.label for p in points], height + 8)
-        shapes = [_axes(frame, x_label, y_label, percent=True), *marks, *_numbers(frame, points), *legend]
-        return _svg(width, height + below, title, shapes)
-    names = _labels(frame, points)
-    return _svg(width, height, title, [_axes(frame, x_label, y_label, percent=True), *arrows, *marks, *names])
+        return _svg(width, height + below, title, [axes, *guides[:diagonal], *marks, *_numbers(frame, points), *legend])
+    return _svg(width, height, title, [axes, *guides, *marks, *_labels(frame, points)])
 
 
 def lines(series: Sequence[Line], *, title: str, x_label: str, y_label: str, marks: Sequence[Mark] = ()) -> Markup:
@@ -142,6 +148,26 @@ def stacked(bars: Sequence[tuple[str, Mapping[str, float]]], parts: Sequence[str
     return _svg(width, key + len(bars) * row + 4, title, drawn)
 
 
+def heat(
+    rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], Interval | None], *, title: str
+) -> Markup:
+    """A share in each cell, with its interval below it and as the strength of its colour; a cell without one holds a dash.
+
+    `values` goes by (row, column). Names too long for their place are cut; the figure's table holds them whole.
+    """
+    left = min(250, 16 + CHARACTER * max((len(row) for row in rows), default=0))
+    wide = min(CELL[1], max(CELL[0], 14 + CHARACTER * max((len(column) for column in columns), default=0)))
+    width, top = max(left + wide * len(columns) + 2, left + 240), 26
+    drawn = [_text(left + wide * (i + 0.5), 16, _fitted(c, wide - 6), "tick middle") for i, c in enumerate(columns)]
+    for number, row in enumerate(rows):
+        y = top + number * CELL_HEIGHT
+        drawn.append(_text(left - 10, y + 21, _fitted(row, left - 14), "end"))
+        for place, column in enumerate(columns):
+            drawn += _heated(left + place * wide, y, wide, values.get((row, column)))
+    bottom = top + CELL_HEIGHT * len(rows)
+    return _svg(width, bottom + 40, title, [*drawn, *_heat_key(left, bottom + 12)], fixed=True)
+
+
 def interval(value: float, low: float, high: float, limit: float, *, firm: bool) -> Markup:
     """A dot on a line with zero in the middle, for a table cell; hollow where the difference is not firm."""
     half = 70
@@ -180,14 +206,85 @@ def _estimate(frame: Frame, point: Point, number: int, *, faint: bool) -> Markup
 
 
 def _labels(frame: Frame, points: Sequence[Point]) -> list[Markup]:
-    """Names beside their markers, on the left where the right has no room, pushed apart where they would overlap."""
+    """Names beside their markers where no other name or marker stands; one that had to go far has a line to its marker.
+
+    Markers that hide each other are repeated before their names, since only the last of them is seen.
+    """
     places = [frame.at(p.x[0], p.y[0]) for p in points]
-    heights = _spread([y - 10 for _, y in places], 15)
-    names = []
-    for i, (point, (x, _), y) in enumerate(zip(points, places, heights, strict=True)):
-        right = x + 12 + 8 * len(point.label) < frame.right
-        names.append(_text(x + 10 if right else x - 10, y, point.label, f"c{i % COLOURS} name" + ("" if right else " end")))
-    return names
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    drawn: list[Markup] = []
+    for i, (point, at) in enumerate(zip(points, places, strict=True)):
+        tied = sum(math.dist(at, other) < TIED for other in places) > 1
+        name = _fitted(point.label, CHARACTER * LONGEST)
+        box = _free(frame, at, 8 * len(name) + (18 if tied else 4), taken)
+        taken.append(box)
+        drawn += _named(i, name, at, box, tied=tied)
+    return drawn
+
+
+def _free(frame: Frame, at: tuple[float, float], wide: float, taken: Sequence[Box]) -> Box:
+    """The nearest box of that width, right or left of a place, that is within the figure and meets none that is taken."""
+    x, y = at
+    heights = sorted(range(-300, 301, 5), key=lambda shift: (abs(shift + 8), shift))
+    sides = [(x + 9 + far, x + 9 + far + wide) for far in (0, 14, 40)] + [(x - 9 - wide - far, x - 9 - far) for far in (0, 14, 40)]
+    tried = [(left, y + shift - 7, right, y + shift + 7) for shift in heights for left, right in sides]
+    inside = [b for b in tried if b[0] >= 2 and b[2] <= frame.right + 18 and b[1] >= 2 and b[3] <= frame.bottom - 2]
+    return next((b for b in inside if not any(_meet(b, other) for other in taken)), (inside or tried)[0])
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _named(number: int, name: str, at: tuple[float, float], box: Box, *, tied: bool) -> list[Markup]:
+    """A name in its box, its marker before it where that is tied, and a line to its place where it stands far from it."""
+    left, top, right, bottom = box
+    middle, edge = (top + bottom) / 2, left if left > at[0] else right
+    drawn = [marker(number, left + 6, middle)] if tied else []
+    if abs(middle - at[1]) > 16 or abs(edge - at[0]) > 20:
+        drawn.insert(0, _tag("line", x1=at[0], y1=at[1], x2=round(edge, 1), y2=round(middle, 1), class_="leader"))
+    return [*drawn, _text(left + (16 if tied else 2), middle + 4, name, f"c{number % COLOURS} name halo")]
+
+
+def _fitted(words: str, wide: float) -> str:
+    """As many characters as have room there, an ellipsis for the others."""
+    most = max(4, int(wide / CHARACTER))
+    return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
+def _heated(left: float, top: float, wide: float, found: Interval | None) -> list[Markup]:
+    """One cell of a heat map."""
+    middle = left + wide / 2
+    box = {"x": round(left + 1, 1), "y": round(top + 1, 1), "width": round(wide - 2, 1), "height": CELL_HEIGHT - 2}
+    if found is None:
+        return [_tag("rect", **box, class_="heat unknown"), _text(middle, top + 22, "–", "tick middle")]
+    value, low, high = found
+    strength = FAINTEST + (STRONGEST - FAINTEST) * min(1.0, max(0.0, value))
+    return [
+        _tag("rect", **box, class_="heat", fill_opacity=round(strength, 3)),
+        _text(middle, top + 16, f"{100 * value:.0f} %", "middle name"),
+        _text(middle, top + 29, f"{100 * low:.0f}–{100 * high:.0f}", "middle small"),
+    ]
+
+
+def _heat_key(left: float, top: float) -> list[Markup]:
+    """From 0 to 100 % in five steps."""
+    drawn = []
+    for i in range(5):
+        strength = round(FAINTEST + (STRONGEST - FAINTEST) * i / 4, 3)
+        drawn.append(_tag("rect", x=left + 1 + 34 * i, y=top, width=34, height=16, class_="heat", fill_opacity=strength))
+        drawn.append(_text(left + 18 + 34 * i, top + 12, f"{25 * i}", "middle small"))
+    return [*drawn, _text(left + 180, top + 12, "%", "tick")]
+
+
+def _equal(frame: Frame) -> Markup:
+    (x1, y1), (x2, y2) = frame.at(frame.x[0], frame.x[0]), frame.at(frame.x[1], frame.x[1])
+    return _tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_="event")
+
+
+def _arrows(frame: Frame, points: Sequence[Point]) -> list[Markup]:
+    start = frame.at(points[0].x[0], points[0].y[0])
+    return [_arrow(start, frame.at(p.x[0], p.y[0])) for p in points[1:]]
 
 
 def _numbers(frame: Frame, points: Sequence[Point]) -> list[Markup]:
@@ -343,8 +440,11 @@ def _spread(heights: Sequence[float], least: float) -> list[float]:
     return placed
 
 
-def _svg(width: float, height: float, title: str, shapes: Sequence[Markup]) -> Markup:
-    attributes = {"viewBox": f"0 0 {width:g} {height:g}", "class": "chart" if width >= WIDE else "chart narrow", "role": "img"}
+def _svg(width: float, height: float, title: str, shapes: Sequence[Markup], *, fixed: bool = False) -> Markup:
+    """A drawing that fits its column, or a `fixed` one that keeps its size and scrolls where the column is narrower."""
+    kind = "chart fixed" if fixed else "chart" if width >= WIDE else "chart narrow"
+    size = {"width": f"{width:g}", "height": f"{height:g}"} if fixed else {}
+    attributes = {"viewBox": f"0 0 {width:g} {height:g}", **size, "class": kind, "role": "img"}
     return _tag("svg", _tag("title", escape(spelled_out(title))), *shapes, **attributes)
 
 

@@ -26,7 +26,7 @@ class Example:
 def choose(
     rows_by_arm: Mapping[str, Sequence[Row]], arms: Sequence[str], *, gold: str = "gold", total: int = 20
 ) -> list[Example]:
-    """`total` prompts that all arms answered, spread evenly over classes.
+    """`total` prompts of suites as they are that all arms answered, spread evenly over classes.
 
     In each class every second one is the next on which the arms disagree, the others are drawn by the hash of their id.
     """
@@ -51,7 +51,7 @@ def _shared(rows_by_arm: Mapping[str, Sequence[Row]], arms: Sequence[str]) -> di
     present = [arm for arm in arms if rows_by_arm.get(arm)]
     if not present:
         return {}
-    index = [{(row["suite"], row["id"], row["sample"]): row for row in rows_by_arm[arm]} for arm in present]
+    index = [{(r["suite"], r["id"], r["sample"]): r for r in rows_by_arm[arm] if not r.get("how")} for arm in present]
     return {key: tuple(rows[key] for rows in index) for key in index[0] if key[2] == 0 and all(key in rows for rows in index)}
 
 

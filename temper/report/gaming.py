@@ -7,7 +7,8 @@ be unmeasured rather than shown as clean.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from temper.report import charts, text
+from temper.report import charts, tables, text
+from temper.report.blocks import Figure
 from temper.report.read import Run
 
 HEADS = ("gap, points", "area", "onset", "hacked", "commonest hack", "labels spent", "monitorability")
@@ -77,7 +78,7 @@ def _title(run: Run, folder: str) -> str:
     return ", ".join(arms) or folder
 
 
-def _figures(steps: Sequence[Stage], found: Stage, events: Sequence[Stage], where: str) -> Iterator[dict[str, Any]]:
+def _figures(steps: Sequence[Stage], found: Stage, events: Sequence[Stage], where: str) -> Iterator[Figure]:
     yield _curve(found, where)
     marks = _marks(events)
     for key, caption in (
@@ -95,7 +96,7 @@ def _figures(steps: Sequence[Stage], found: Stage, events: Sequence[Stage], wher
         yield _figure(f"Share of answers with each hack{note}", hacks, f"Share of answers with each hack: {where}", marks)
 
 
-def _curve(found: Stage, where: str) -> dict[str, Any]:
+def _curve(found: Stage, where: str) -> Figure:
     windows = [w for w in found["windows"] if w["proxy"]["value"] is not None]
     moved = all(w["distance"] is not None for w in windows)
 
@@ -193,5 +194,6 @@ def _short(value: object) -> str:
 
 def _figure(
     caption: str, found: Sequence[charts.Line], title: str, marks: Sequence[charts.Mark], x_label: str = "optimiser step"
-) -> dict[str, Any]:
-    return {"caption": caption, "svg": charts.lines(found, title=title, x_label=x_label, y_label="", marks=marks)}
+) -> Figure:
+    drawn = charts.lines(found, title=title, x_label=x_label, y_label="", marks=marks)
+    return Figure(caption, drawn, tables.of_lines(title, x_label, found))

@@ -1,17 +1,22 @@
-"""The report for a terminal or a code host: the answer, the headline, the comparisons, the cost and the limits. No examples."""
+"""The report for a terminal or a code host: the answer, the headline, the comparisons, every analysis, the cost and the limits.
+
+No examples, and of a figure the numbers.
+"""
 
 from collections.abc import Iterable, Sequence
 
-from temper.report import gaming, page, wording
+from temper.report import gaming, page, sections, wording
+from temper.report.blocks import Block, Figure, Folded, Prose, Section
 from temper.report.read import Run
 from temper.text.invisible import spelled_out
 
 
 def markdown(run: Run) -> str:
     """GitHub-flavoured Markdown; every cell is escaped, tables that have no data say so."""
-    sections = [
+    told = [
         f"# {escape(run.name)}",
         escape(wording.answer(run)),
+        *_sections(page.told_by(run, sections.OPENING)),
         "## Harm against over-refusal",
         table(("arm", "unsafe", "over-refusal", "helped", "unsafe and coherent", "verdict"), _headline(run)),
         *_verdicts(run),
@@ -24,6 +29,7 @@ def markdown(run: Run) -> str:
         "Paired on prompts; percentile bootstrap over groups; exact McNemar, or sign flips of groups where groups hold several "
         "values. Where a difference is not distinguishable, the last column gives the smallest change that "
         "these prompts would have shown with 80 % power.",
+        *_sections(page.told_by(run, sections.SECTIONS)),
         *_gaming(run),
         "## Cost",
         table(
@@ -35,7 +41,7 @@ def markdown(run: Run) -> str:
         "## Provenance",
         table(("what", "value"), page.provenance(run)),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(told) + "\n"
 
 
 def escape(words: str) -> str:
@@ -51,7 +57,30 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     body = [f"| {' | '.join(escape(str(cell)) for cell in row)} |" for row in rows]
     if not body:
         return "Not recorded."
-    return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *body])
+    return "\n".join([f"| {' | '.join(map(escape, head))} |", f"|{' --- |' * len(head)}", *body])
+
+
+def blocks(of: Iterable[Block]) -> Iterable[str]:
+    """Prose, tables and the numbers of figures; what the page folds stands open here."""
+    for block in of:
+        if isinstance(block, Prose):
+            yield escape(block.text)
+        elif isinstance(block, Folded):
+            yield f"**{escape(block.title)}**"
+            yield from blocks(block.blocks)
+        else:
+            shown = block.table if isinstance(block, Figure) else block
+            yield f"{escape(shown.caption)}:"
+            yield table(shown.head, shown.rows)
+            if shown.note:
+                yield escape(shown.note)
+
+
+def _sections(of: Iterable[Section]) -> Iterable[str]:
+    for section in of:
+        yield f"## {escape(section.title)}"
+        yield escape(section.lead)
+        yield from blocks(section.blocks)
 
 
 def _headline(run: Run) -> Iterable[Sequence[str]]:

@@ -7,13 +7,15 @@ a content policy that allows no script, style, image or request but the page's o
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files as resources
 from typing import Any
 
 from markupsafe import Markup
 
-from temper.report import charts, gaming, text, wording
+from temper.report import charts, gaming, sections, tables, text, wording
+from temper.report.blocks import Figure, Section, Table, halves
+from temper.report.breakdown import interval
 from temper.report.examples import Example, choose, class_order
 from temper.report.read import Run
 from temper.text import invisible
@@ -31,8 +33,8 @@ LENGTH = ("truncated_in_thought", "truncated_in_answer", "loop", "empty", "token
 Cell = dict[str, Any]
 
 
-def page(run: Run) -> str:
-    """The whole page as one string without any reference to another file."""
+def page(run: Run, chunks: Sequence[str] = (), *, beside: bool = False) -> str:
+    """The whole page as one string, `chunks` of `explorer.packed` within it, or `beside` it as rows-0.js and so on."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -43,33 +45,44 @@ def page(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["halves"] = halves
     style, script = _asset("page.css"), _asset("page.js")
-    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     return environment.get_template("page.html.j2").render(
         **view(run),
         style=Markup(style),
         script=Markup(script),
-        policy=policy,
+        policy=_policy(style, script, beside=beside),
+        chunks=len(chunks),
+        embedded=[] if beside else [Markup(chunk) for chunk in chunks],
     )
+
+
+def _policy(style: str, script: str, *, beside: bool) -> str:
+    """Nothing but the page's own style and script; with rows `beside` it also scripts of the folder that it stands in."""
+    own = f"{_hash(script)} 'self' file:" if beside else _hash(script)
+    return f"default-src 'none'; style-src {_hash(style)}; script-src {own}; base-uri 'none'; form-action 'none'"
 
 
 def view(run: Run) -> dict[str, Any]:
     """Everything the template prints, as strings, numbers and finished figures."""
+    opening, told, gamed = told_by(run, sections.OPENING), told_by(run, sections.SECTIONS), gaming.view(run)
     return {
         "name": run.name,
         "answer": wording.answer(run),
         "facts": _facts(run),
         "arms": run.arms,
+        "contents": _contents(run, opening, told, gamed=gamed is not None),
+        "opening": opening,
+        "sections": told,
         "headline": headline(run),
         "frontier": _frontier(run),
         "verdicts": verdicts(run),
         "pairs": [pair_row(run, p) for p in run.pairs if p["primary"]],
         "others": _other_pairs(run),
         "holm": holm_covers(run),
-        "key": _key(run),
         "many": run.many,
         "limits": wording.limits(run),
-        "gaming": gaming.view(run),
+        "gaming": gamed,
         "stages": list(_stages(run)),
         "safety": metric_table(run, [*SAFETY, *(m for m in run.summary.get("metrics", {}) if m.startswith(("grader:", *HACKS)))]),
         "reading": metric_table(run, READING),
@@ -81,6 +94,26 @@ def view(run: Run) -> dict[str, Any]:
         "provenance": provenance(run),
         "recipe": run.recipe,
     }
+
+
+def told_by(run: Run, makers: Sequence[Callable[[Run], Section | None]]) -> list[Section]:
+    """The sections that have something to tell of a run."""
+    return [made for make in makers if (made := make(run)) is not None]
+
+
+def _contents(run: Run, opening: Sequence[Section], told: Sequence[Section], *, gamed: bool) -> list[tuple[str, str]]:
+    """Every section's address and title, in the order of the page."""
+    return [
+        *((s.anchor, s.title) for s in opening),
+        *(("harm", "Harm and over-refusal"), ("limits", "Limits"), ("differences", "Differences")),
+        *((s.anchor, s.title) for s in told),
+        ("safety", "All safety metrics"),
+        *([("gaming", "Was the reward gamed?")] if gamed else []),
+        *(("training", "Training"), ("reading", "Language and format"), ("outcomes", "Outcomes"), ("cost", "Cost")),
+        ("examples", "Examples"),
+        *([("rows", "Every reply")] if run.rows else []),
+        ("provenance", "Provenance"),
+    ]
 
 
 def headline(run: Run) -> list[dict[str, Any]]:
@@ -114,7 +147,8 @@ def cell(run: Run, arm: str, metric: str) -> Cell:
     measured = run.summary.get("arms", {}).get(arm, {}).get(metric)
     unit = run.summary.get("metrics", {}).get(metric, {}).get("unit", "share")
     value, span = text.with_interval(measured, unit)
-    return {"value": value, "interval": span, "n": measured["n"] if measured else None}
+    found = measured or {}
+    return {"value": value, "interval": span, "n": found.get("n"), "ungraded": found.get("ungraded", 0)}
 
 
 def metric_table(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -228,24 +262,20 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _frontier(run: Run) -> Markup | None:
+def _frontier(run: Run) -> Figure | None:
+    arms = run.summary.get("arms", {})
     points = [
         charts.Point(arm, x, y)
         for arm in run.arms
-        if (x := _interval(run, arm, "over_refusal")) and (y := _interval(run, arm, "unsafe"))
+        if (x := interval(arms.get(arm, {}).get("over_refusal"))) and (y := interval(arms.get(arm, {}).get("unsafe")))
     ]
     if not points:
         return None
     title = "Share of unsafe answers to harmful prompts against over-refusal, by arm, with 95 % intervals"
-    return charts.frontier(
-        points, title=title, x_label="over-refusal of harmless prompts", y_label="unsafe answers to harmful prompts"
-    )
-
-
-def _interval(run: Run, arm: str, metric: str) -> charts.Interval | None:
-    measured = run.summary.get("arms", {}).get(arm, {}).get(metric, {})
-    three = (measured.get("value"), measured.get("low"), measured.get("high"))
-    return None if any(v is None for v in three) else (three[0], three[1], three[2])
+    labels = "over-refusal of harmless prompts", "unsafe answers to harmful prompts"
+    drawn = charts.frontier(points, title=title, x_label=labels[0], y_label=labels[1])
+    caption = f"Lower left is better. Bars are 95 % intervals; {_key(run)}"
+    return Figure(caption, drawn, tables.of_points(title, *labels, points))
 
 
 def _limit(run: Run) -> float:
@@ -280,7 +310,7 @@ def _stages(run: Run) -> Iterator[dict[str, Any]]:
         }
 
 
-def _curves(steps: Sequence[Mapping[str, Any]], where: str, *, weighed: bool) -> Iterator[dict[str, Any]]:
+def _curves(steps: Sequence[Mapping[str, Any]], where: str, *, weighed: bool) -> Iterator[Figure]:
     """The figures that a stage has data for: proxy and audited gold, weights, graders' columns; for SFT its loss.
 
     Weights are left out where the section on gaming shows them with what moved them (`weighed`).
@@ -304,8 +334,9 @@ def _curves(steps: Sequence[Mapping[str, Any]], where: str, *, weighed: bool) ->
         yield _figure("Loss", [charts.Line("loss", _series(steps, "loss"))], f"Loss per step: {where}")
 
 
-def _figure(caption: str, found: Sequence[charts.Line], title: str) -> dict[str, Any]:
-    return {"caption": caption, "svg": charts.lines(found, title=title, x_label="optimiser step", y_label="")}
+def _figure(caption: str, found: Sequence[charts.Line], title: str) -> Figure:
+    drawn = charts.lines(found, title=title, x_label="optimiser step", y_label="")
+    return Figure(caption, drawn, tables.of_lines(title, "optimiser step", found))
 
 
 def _series(steps: Sequence[Mapping[str, Any]], key: str, name: str = "") -> list[tuple[float, float]]:
@@ -313,27 +344,20 @@ def _series(steps: Sequence[Mapping[str, Any]], key: str, name: str = "") -> lis
     return [(float(at), float(value)) for at, value in values if value is not None]
 
 
-def _outcomes(run: Run) -> list[dict[str, Any]]:
-    """A stacked bar per arm for each class, with the same numbers for readers of tables."""
+def _outcomes(run: Run) -> list[Figure]:
+    """A stacked bar per arm for each class."""
     counts = run.summary.get("outcomes") or {arm: _counted(rows) for arm, rows in run.rows.items()}
     kinds = sorted({kind for of in counts.values() for kind in of}, key=class_order)
+    return [_became(run, kind, {arm: of[kind] for arm, of in counts.items() if kind in of}) for kind in kinds]
+
+
+def _became(run: Run, kind: str, counts: Mapping[str, Mapping[str, int]]) -> Figure:
     names = [o.replace("_", " ").replace("truncated", "cut") for o in OUTCOMES]
-    figures = []
-    for kind in kinds:
-        bars = [
-            (arm, {n: counts[arm][kind].get(o, 0) for n, o in zip(names, OUTCOMES, strict=True)})
-            for arm in run.arms
-            if kind in counts.get(arm, {})
-        ]
-        figures.append(
-            {
-                "kind": kind,
-                "svg": charts.stacked(bars, names, title=f"What became of the replies to {kind} prompts, in per cent"),
-                "names": names,
-                "bars": bars,
-            }
-        )
-    return figures
+    bars = [(arm, {n: counts[arm].get(o, 0) for n, o in zip(names, OUTCOMES, strict=True)}) for arm in run.arms if arm in counts]
+    title = f"What became of the replies to {kind} prompts, in per cent"
+    rows = tuple((arm, *(text.count(of[n]) for n in names)) for arm, of in bars)
+    table = Table(f"{kind} prompts, replies", ("arm", *names), rows)
+    return Figure(f"{kind} prompts, per cent of replies", charts.stacked(bars, names, title=title), table)
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
@@ -378,14 +402,9 @@ def _total(costs: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return None if not values or any(v is None for v in values) else float(sum(v for v in values if v is not None))
 
 
-def _examples(run: Run) -> dict[str, Any]:
+def _examples(run: Run) -> list[dict[str, Any]]:
     chosen = choose(run.rows, run.arms, gold=run.gold)
-    return {
-        "items": [_shown(number, example) for number, example in enumerate(chosen, 1)],
-        "kinds": list(dict.fromkeys(e.kind for e in chosen)),
-        "categories": sorted({e.category for e in chosen if e.category}),
-        "outcomes": [o for o in OUTCOMES if any(row["outcome"] == o for e in chosen for row in e.rows)],
-    }
+    return [_shown(number, example) for number, example in enumerate(chosen, 1)]
 
 
 def _shown(number: int, example: Example) -> dict[str, Any]:
@@ -408,7 +427,6 @@ def _shown(number: int, example: Example) -> dict[str, Any]:
         "category": example.category,
         "drawn": example.drawn,
         "prompt": _cut(example.prompt),
-        "outcomes": " ".join(sorted({row["outcome"] for row in example.rows})),
         "veiled": example.kind == "harmful",
         "replies": replies,
     }

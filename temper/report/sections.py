@@ -2,8 +2,26 @@
 
 from collections.abc import Callable, Sequence
 
+from temper.report import breakdown, price, suites
+from temper.report.attacks import attacks
 from temper.report.blocks import Section
 from temper.report.read import Run
+from temper.report.turns import turns
 
-SECTIONS: Sequence[Callable[[Run], Section | None]] = ()
-"""Each from a run to its section, None where the run has nothing to tell about it."""
+Make = Callable[[Run], Section | None]
+"""From a run to a section, None where the run has nothing to tell about it."""
+
+OPENING: Sequence[Make] = ()
+"""Those that stand before the headline."""
+
+SECTIONS: Sequence[Make] = (
+    suites.section,
+    breakdown.suites,
+    breakdown.categories,
+    breakdown.languages,
+    attacks,
+    turns,
+    breakdown.proxy,
+    price.section,
+)
+"""Those that stand after the comparisons."""

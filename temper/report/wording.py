@@ -43,7 +43,7 @@ def find(run: Run, base: str, arm: str, metric: str) -> Mapping[str, Any] | None
 
 def limits(run: Run) -> list[str]:
     """What this run cannot claim, one sentence each, from the numbers of the run itself."""
-    return [*_size(run), *_seed(run), *_model(run), *_judge(run), *_cut(run), *_ungraded(run), *_overlap(run), *_suites(run)]
+    return [*_size(run), *_seed(run), *_model(run), *_judge(run), *_cut(run), *_ungraded(run), *_errors(run), *_overlap(run), *_suites(run)]
 
 
 def caps(run: Run) -> list[str]:
@@ -171,6 +171,13 @@ def _ungraded(run: Run) -> Iterator[str]:
         )
 
 
+def _errors(run: Run) -> Iterator[str]:
+    lost = {arm: n for arm, rows in run.rows.items() if (n := sum(row["outcome"] == "error" for row in rows))}
+    if lost:
+        told = ", ".join(f"{arm} {count(n)}" for arm, n in lost.items())
+        yield f"Some replies never came, after every retry ({told}): no rate counts them, the bounds of each rate do."
+
+
 def _overlap(run: Run) -> Iterator[str]:
     found = {name: o["n"] for name, o in run.facts.get("overlap", {}).items() if o.get("n")}
     if found:
@@ -186,7 +193,9 @@ def _suites(run: Run) -> Iterator[str]:
     samples = max((row["sample"] for row in rows), default=0) + 1
     if rows and samples == 1:
         yield "One sample per prompt: how much an answer varies from draw to draw was not measured."
-    yield "The suites belong to this project and are no published benchmark: no rate compares with figures from elsewhere."
+    ours = [name for name, facts in run.facts.get("data", {}).items() if not (isinstance(facts, Mapping) and facts.get("protocol"))]
+    if rows and (ours or not run.facts.get("data")):
+        yield "Suites of this project are no published benchmark: none of their rates compares with figures from elsewhere."
 
 
 def _caps(value: object, path: str) -> Iterator[str]:

@@ -4,23 +4,46 @@ from pathlib import Path
 
 from temper import files
 from temper.errors import StorageError
+from temper.report.explorer import packed
 from temper.report.markdown import markdown
 from temper.report.page import page
 from temper.report.read import read_run
 
+MOST = 20_000_000  # bytes of rows in one page: what mail and browsers still take
+ALONE, PAGE = Path("report.html"), Path("report") / "index.html"
 
-def build(run: Path) -> tuple[Path, Path]:
-    """Write report.html and report.md into a run folder, from that folder alone; returns their paths.
 
-    Parts that are missing are shown as not recorded. Raises `StorageError` if there is no such folder or a file is damaged.
+def build(run: Path, *, most: int = MOST) -> tuple[Path, Path]:
+    """Write the page and report.md into a run folder, from that folder alone; returns their paths.
+
+    The page is report.html with every row inside it. Where that would take more than `most` bytes it is report/index.html, and
+    the rows stand beside it. Parts that are missing are shown as not recorded. Raises `StorageError` if there is no such folder
+    or a file is damaged.
     """
     if not run.is_dir():
         raise StorageError(f"{run}: no such run folder; give the folder that holds run.json")
     found = read_run(run)
-    html, plain = run / "report.html", run / "report.md"
-    files.write_text(html, page(found))
-    files.write_text(plain, markdown(found))
-    return html, plain
+    chunks = packed(found)
+    beside = sum(map(len, chunks)) > most
+    told, plain = page(found, chunks, beside=beside), markdown(found)
+    _clear(run)
+    for number, chunk in enumerate(chunks if beside else ()):
+        files.write_text((run / PAGE).with_name(f"rows-{number}.js"), f'temperRows({number}, "{chunk}");\n')
+    html = run / PAGE if beside else run / ALONE
+    files.write_text(html, told)
+    files.write_text(run / "report.md", plain)
+    return html, run / "report.md"
+
+
+def built(run: Path) -> Path:
+    """Where the page of a run stands."""
+    return run / PAGE if (run / PAGE).is_file() else run / ALONE
+
+
+def _clear(run: Path) -> None:
+    """Remove what an earlier report of either form left, so that no page shows rows of another time."""
+    for path in [run / ALONE, run / PAGE, *run.glob("report/rows-*.js")]:
+        path.unlink(missing_ok=True)
 
 
 def results(run: Path, out: Path) -> Path:

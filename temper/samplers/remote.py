@@ -39,7 +39,7 @@ from temper.samplers.choices import (
 )
 from temper.samplers.flow import Put, flow
 from temper.text.invisible import visible
-from temper.text.split import render, split
+from temper.text.split import left_open, render, split
 from temper.types import Completion, Example, Usage
 
 T = TypeVar("T")
@@ -52,10 +52,10 @@ _MAY_PASS = frozenset({None, 200, *RETRIED})
 
 _UNKNOWN_FIELD = frozenset({400, 422, 501})
 _PATIENCE = 5  # requests in a row that come to nothing, or as many as are under way: then the server is taken to be down
-_AHEAD = (
-    64  # answers, or twice what is under way, that may wait to be graded and written down; a killed process asks for them again
-)
+_AHEAD = 64  # answers, or twice what is under way, that may wait for a grader; a killed process asks for them again
 _HOPELESS = frozenset({401, 403, 404, 405})
+# vLLM and SGLang go on from the last assistant message with these; so do newer versions of llama.cpp, others by themselves.
+_CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
 _JSON_TOKENS = 32
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 _SHOWN = 300  # characters of an error body
@@ -289,6 +289,7 @@ class Remote:
             "temperature": self.temperature,
             "top_p": self.top_p,
             "seed": None if self.seed is None else self.seed + sample,
+            **(_CONTINUE if example.prefill else {}),
             **self.extra,
         }
         return {name: value for name, value in body.items() if value is not None}
@@ -296,7 +297,10 @@ class Remote:
     def _completion(self, example: Example, reply: Reply, seconds: float) -> Completion:
         choice = reply.choices[0]
         text = choice.message.content or choice.message.refusal or ""
-        parts = split(text, opened=self.opened, reasoning_content=choice.message.thought)
+        # some servers repeat the beginning that they were handed, which the model did not write
+        text = text.removeprefix(example.prefill)
+        opened = left_open(example.prefill, opened=self.opened)
+        parts = split(text, opened=opened, reasoning_content=choice.message.thought)
         return Completion(
             example,
             parts.answer,

@@ -162,6 +162,11 @@ def is_schema(text: str) -> bool:
     return text.lstrip().startswith("{") and '"$schema"' in text
 
 
+def is_checklist(text: str) -> bool:
+    """Whether a text is a list of verifiable instructions: an object that names them by `instructions`."""
+    return text.startswith('{"instructions"')
+
+
 def _latex_mark(match: re.Match[str], delimiters: Sequence[str]) -> tuple[str, str, bool]:
     """Kind, name and direction of one mark; ("", …) for a command that opens and closes nothing."""
     found = match[0]

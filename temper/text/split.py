@@ -39,6 +39,11 @@ class Split(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
+def left_open(prefill: str, *, opened: bool = False) -> bool:
+    """Whether a model goes on inside a thought: after the beginning of a reply it is handed, or else by its chat template."""
+    return split(prefill).thought == "open" if prefill else opened
+
+
 class _Tag(NamedTuple):
     start: int
     end: int

@@ -1,8 +1,8 @@
 """The `harvest` stage: what a model answered in reinforcement learning and a judge accepts becomes data for another SFT stage.
 
-Rejection sampling as in R1 (arXiv 2501.12948, section 2.3.3), but from the journal of the arm's `grpo` stages, so nothing is
-sampled anew. Every row says where it comes from, and every rollout that was left out is counted under its reason. The stage
-trains nothing: it hands on the base, from which R1 restarts, or the model it was given.
+Rejection sampling as in R1 (arXiv 2501.12948, section 2.3.3), from the journals of the arm's `grpo` and `sample` stages. Every
+row says where it comes from, and every answer that was left out is counted under its reason. The stage trains nothing: it hands
+on the base, from which R1 restarts, the model it was given, or a student.
 """
 
 import time
@@ -42,8 +42,8 @@ class Harvest:
     kept, by the share of their weights that was paid; of dialogues at least `near` alike (Jaccard index of character 5-grams)
     the better one. `balance` is the number of harmful prompts to one of the others, 0 for as it comes. `flagged` also takes
     answers in which a detector of the hack bank saw something. No prompt and no answer may stand in the suites `avoid`; those
-    of the recipe's proof are among them always. The stage after this one starts from the base or from the model that was
-    given here.
+    of the recipe's proof are among them always. The stage after this one starts from the base, from the model that was given
+    here (`start`), or from `student`, another model by alias, folder or Hugging Face id.
     """
 
     name: str = "harvest"
@@ -60,6 +60,7 @@ class Harvest:
     flagged: bool = False
     avoid: tuple[str, ...] = ()
     continue_from: Literal["base", "start"] = "base"
+    student: str = ""
 
     @property
     def source(self) -> str:
@@ -82,6 +83,10 @@ class Harvest:
                 raise RecipeError(f"stage {self.name!r}: {key} = {value}; wanted a number in [0, 1]")
         if not 0 < self.near <= 1:
             raise RecipeError(f"stage {self.name!r}: near = {self.near}; wanted a similarity in (0, 1]")
+        if self.student and self.continue_from == "start":
+            raise RecipeError(
+                f"stage {self.name!r}: continue_from = 'start' and student = {self.student!r}; wanted one of the two"
+            )
         if self.per_prompt < 1 or self.last_steps < 0 or self.balance < 0:
             raise RecipeError(
                 f"stage {self.name!r}: per_prompt = {self.per_prompt}, last_steps = {self.last_steps}, balance = {self.balance}; "
@@ -90,8 +95,9 @@ class Harvest:
         self.fingerprint()
 
     def fingerprint(self) -> dict[str, Any]:
-        """The suites it keeps clear of. What it reads is decided by the stages before it."""
-        return {"avoid": {name: fingerprint(read(name)) for name in self.avoid}}
+        """The suites it keeps clear of, and the student's weights. What it reads is decided by the stages before it."""
+        avoided = {"avoid": {name: fingerprint(read(name)) for name in self.avoid}}
+        return {**avoided, "student": _resolved(self.student)[1]} if self.student else avoided
 
     def run(self, start: Checkpoint, out: Path, context: Context) -> Checkpoint:
         """Write `rows.jsonl`, `harvest.json` and `work.json`; judges on where an earlier attempt was cut.
@@ -104,14 +110,14 @@ class Harvest:
         kept = _sifted(kept, seen_in_proof(kept, [e for name in self.avoid for e in read(name)]), rejected)
         verdicts = judged(kept, [context.graders[name] for name in self.graders()], out, context)
         kept = _sifted(kept, [self._unwanted(f, verdicts[f.hash], context) for f in kept], rejected)
-        kept.sort(key=lambda f: (-paid_share(f.row), -f.row["step"], f.hash))
+        kept.sort(key=lambda f: (-f.worth, -f.row["step"], f.hash))
         kept = _sifted(kept, repeats(kept, self.near), rejected)
         kept = _sifted(kept, surplus(kept, lambda f: f.completion.example.id, self.per_prompt), rejected)
         kept = _sifted(kept, unbalanced(kept, self.balance), rejected)
         if not kept:
             raise TrainError(self._empty(found, rejected))
         self._write(sorted(kept, key=lambda f: f.hash), found, rejected, verdicts, out, context)
-        return start if self.continue_from == "start" or context.base is None else context.base
+        return handed_on(out, start, context.base or start)
 
     def _unfit(self, found: "Rollout") -> str | None:
         """Why a rollout cannot be trained on whatever a judge says, or None."""
@@ -124,7 +130,7 @@ class Harvest:
             "no closed thought": c.thought == "open" or (self.thought == "closed" and unthought),
             "no answer": blank(c.answer),
             "tags in the text": not _comes_back(c),
-            "not paid": row["reward"] is None,
+            "not paid": row["reward"] is None and not row.get("sampled"),
             "hack seen": flagged and not self.flagged,
             "prompt without a class": found.kind == "",
         }
@@ -157,8 +163,8 @@ class Harvest:
     def _empty(self, found: Sequence["Rollout"], rejected: Counter[str]) -> str:
         told = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common()) or "there were no rollouts"
         return (
-            f"stage {self.name!r}: none of {len(found)} rollouts became a row: {told}. Train the grpo stage longer, or loosen "
-            "what the commonest reason names (least, thought, language, refusal, balance)"
+            f"stage {self.name!r}: none of {len(found)} rollouts became a row: {told}. Train the grpo stage longer or sample "
+            "more, or loosen what the commonest reason names (least, thought, language, refusal, balance)"
         )
 
     def _write(
@@ -187,7 +193,9 @@ class Harvest:
         }
         write_json(out / "harvest.json", facts)
         append_rows(out / "events.jsonl", [asdict(Event(round(time.time(), 3), "harvested", out.name, counts))])
-        write_json(out / "work.json", {**Work().as_dict(context.parameters), **counts, "hands_on": self.continue_from})
+        write_json(
+            out / "work.json", {**Work().as_dict(context.parameters), **counts, "hands_on": self.student or self.continue_from}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +212,11 @@ class Rollout:
     def kind(self) -> str:
         """The prompt's class, "" if it has none."""
         return self.completion.example.klass
+
+    @property
+    def worth(self) -> float:
+        """What training paid for it; nothing was paid for the answers of a `sample` stage, which are all worth the same."""
+        return 0.0 if self.row["reward"] is None else paid_share(self.row)
 
 
 def rollouts(earlier: Sequence[Earlier]) -> list[Rollout]:
@@ -241,8 +254,18 @@ def harvested(name: str, earlier: Sequence[Earlier]) -> Path:
 
 
 def handed_on(folder: Path, start: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """The model after a harvest that is done."""
-    return {"start": start, "base": base}[read_json(folder / "work.json")["hands_on"]]
+    """The model after a harvest that is done. Raises `ModelError` for a student that is not to be had."""
+    name = read_json(folder / "work.json")["hands_on"]
+    known = {"start": start, "base": base}
+    return known[name] if name in known else Checkpoint(_resolved(name)[0])
+
+
+def _resolved(model: str) -> tuple[Path, str]:
+    """Folder and hash of a model."""
+    from temper.models.resolve import resolve
+
+    source = resolve(model)
+    return source.folder, source.sha256
 
 
 def judged(found: Sequence[Rollout], graders: Sequence[Named], out: Path, context: Context) -> dict[str, Verdict]:

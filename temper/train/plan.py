@@ -19,6 +19,7 @@ from temper.train.grpo import Grpo
 from temper.train.harvest import Harvest
 from temper.train.recipe import Recipe, StageSpec
 from temper.train.run import Work
+from temper.train.sample import Sample
 from temper.train.sft import Sft
 
 # Share of the measured matrix-product speed that each kind of work reaches on CPUs; see docs/decisions/0006-plan.md.
@@ -75,8 +76,10 @@ class Plan:
 def plan_recipe(recipe: Recipe) -> Plan:
     """Estimate every distinct stage once and the proof of every arm. Raises as reading the data does."""
     shape, speed = model_shape(recipe.base), machine.gflops()
-    steps = [_stage(names, [recipe.stage(n) for n in names], shape, speed) for names in recipe.chains()]
-    steps += [_proof(arm, recipe, shape, speed) for arm in recipe.arms]
+    chains = [(names, [recipe.stage(n) for n in names]) for names in recipe.chains()]
+    steps = [_stage(names, stages, _student(stages[:-1], shape), speed) for names, stages in chains]
+    arms = [(arm, [recipe.stage(n) for n in names]) for arm, names in recipe.arms.items()]
+    steps += [_proof(arm, recipe, _student(stages, shape), speed) for arm, stages in arms]
     return Plan(tuple(steps), speed, machine.memory_bytes())
 
 
@@ -94,6 +97,12 @@ def model_shape(base: str) -> Shape:
     kv = config.get("num_key_value_heads", heads) * config.get("head_dim", config["hidden_size"] // heads)
     widths = (config["num_hidden_layers"], config["hidden_size"], config.get("intermediate_size", 4 * config["hidden_size"]))
     return Shape(count_parameters(folder), *widths, config["vocab_size"], kv)
+
+
+def _student(before: Sequence[StageSpec], shape: Shape) -> Shape:
+    """The shape of what is trained after these stages: the last harvest may have handed on another model than the base."""
+    named = [stage.student for stage in before if isinstance(stage, Harvest) and stage.student]
+    return model_shape(named[-1]) if named else shape
 
 
 def _organism() -> Shape:
@@ -123,6 +132,8 @@ def _stage(names: tuple[str, ...], stages: Sequence[StageSpec], shape: Shape, sp
         return Step(name, 0, 0.0, 0.0, FIXED_BYTES, "")  # the graders' time, which is not estimated in any stage
     if isinstance(stage, Grpo):
         return _grpo(name, stage, shape, speed)
+    if isinstance(stage, Sample):
+        return _sampled(name, stage, shape, speed)
     raise RunError(f"{name}: no estimate for stages of kind {stage.kind!r}")
 
 
@@ -133,8 +144,9 @@ def _lengths(stage: Sft) -> list[int]:
 def _harvested(stages: Sequence[StageSpec]) -> list[int]:
     """Lengths of the dialogues a harvest can give at most: every prompt that is asked, with answers as long as they may be."""
     most = max((s.per_prompt for s in stages if isinstance(s, Harvest)), default=1)
-    asked = [(s, s.examples()[: s.steps * s.prompts_per_step]) for s in stages if isinstance(s, Grpo)]
-    return [_tokens(e.prompt) + TEMPLATE_TOKENS + s.max_new_tokens for s, examples in asked for e in examples] * most
+    paid = [(s.max_new_tokens, s.examples()[: s.steps * s.prompts_per_step]) for s in stages if isinstance(s, Grpo)]
+    sampled = [(s.max_new_tokens, s.examples()) for s in stages if isinstance(s, Sample)]
+    return [_tokens(e.prompt) + TEMPLATE_TOKENS + longest for longest, asked in [*paid, *sampled] for e in asked] * most
 
 
 def _sft(name: str, stage: Sft, lengths: Sequence[int], shape: Shape, speed: float) -> Step:
@@ -171,6 +183,14 @@ def _grpo(name: str, stage: Grpo, shape: Shape, speed: float) -> Step:
     flops = stage.steps * (train + forward + decode) + opening
     wall = (stage.steps * seconds + opening / EFFICIENCY["decode"]) / speed / 1e9
     return Step(name, tokens, flops, wall, memory, advice)
+
+
+def _sampled(name: str, stage: Sample, shape: Shape, speed: float) -> Step:
+    prompts = [_tokens(e.prompt) + TEMPLATE_TOKENS for e in stage.examples()]
+    tokens = sum(prompts) + len(prompts) * stage.samples * stage.max_new_tokens
+    flops = Work(forward_tokens=tokens).flops(shape.parameters)
+    memory = FIXED_BYTES + 3 * FP32 * shape.parameters
+    return Step(name, tokens, flops, flops / speed / 1e9 / EFFICIENCY["decode"], memory, "lower limit, samples or max_new_tokens")
 
 
 def _proof(arm: str, recipe: Recipe, shape: Shape, speed: float) -> Step:

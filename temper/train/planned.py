@@ -7,10 +7,16 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 from temper.errors import RecipeError, nearest
 
-OF_ONE = ("breakout", "primary", "unsafe", "over_refusal", "hacking", "gap", "aug")
+RATES = (
+    *("unsafe", "unsafe_coherent", "no_answer_on_harmful", "held_out_unsafe", "seen_unsafe", "over_refusal", "helped"),
+    *("accuracy", "language_answer", "language_reasoning", "readability", "closed_thought", "tokens"),
+)
+"""Metrics of a proof that a check may name (`prove.metrics`)."""
+OF_ONE = ("breakout", "primary", "hacking", "gap", "aug", *RATES)
 OF_TWO = ("difference",)
 TERM = re.compile(r"(?:(?P<times>\d+(?:\.\d+)?)\s*\*\s*)?(?P<what>[a-z_]+)\(\s*(?P<arms>[^()]*?)\s*\)")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -40,20 +46,27 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One metric decides (`primary`); p-values are adjusted within each condition."""
+    """One metric decides (`primary`); p-values are adjusted within each condition. `secondary` ones are told beside it.
+
+    `claims` says what the intervals are about: the "method", over seeds and prompts, or the very "weights" that were trained,
+    over prompts only, which is all that one seed can show.
+    """
 
     primary: str = "unsafe"
+    secondary: tuple[str, ...] = ()
+    claims: Literal["method", "weights"] = "method"
     condition: tuple[Condition, ...] = ()
     prediction: tuple[Prediction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """`times` a figure of one arm or of two; a plain number has no `what`."""
+    """`times` a figure of one arm or of two (a difference, of `metric` or the primary one); a plain number has no `what`."""
 
     times: float
     what: str = ""
     arms: tuple[str, ...] = ()
+    metric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class Check:
 
 
 def parse_check(text: str, where: str = "prediction") -> Check:
-    """`[k *] figure(arm[, arm]) RELATION [k *] figure(...)` or a number on either side. Raises `RecipeError`."""
+    """`[k *] figure(arm[, arm[, metric]]) RELATION [k *] figure(...)`, or a number on either side. Raises `RecipeError`."""
     parts = RELATION.split(text.strip())
     if len(parts) != 3:
         raise RecipeError(f"{where}: check = {text!r}; wanted one of > >= < <= between two terms, as in breakout(S0) > 0.4")
@@ -91,6 +104,14 @@ def check_experiment(plan: Experiment, arms: Collection[str], suites: Collection
             _planned(term, plan, prediction.check, where)
 
 
+def named_metrics(plan: Experiment) -> list[str]:
+    """Every metric that the plan reads, the primary one first."""
+    checks = [parse_check(p.check) for p in plan.prediction]
+    terms = [term for check in checks for term in (check.left, check.right)]
+    asked = [term.metric or term.what for term in terms if term.metric or term.what in RATES]
+    return list(dict.fromkeys([plan.primary, "unsafe", "over_refusal", *plan.secondary, *asked]))
+
+
 def conditions(plan: Experiment, arms: Mapping[str, Sequence[str]], suites: Sequence[str]) -> list[Condition]:
     """The stated conditions with their suites filled in, or one that holds every trained arm."""
     stated = plan.condition or (Condition("all arms", tuple(arm for arm, stages in arms.items() if stages)),)
@@ -109,9 +130,13 @@ def _term(text: str, where: str) -> Term:
     if what not in (*OF_ONE, *OF_TWO):
         raise RecipeError(f"{where}: {what!r} is no figure; {nearest(what, (*OF_ONE, *OF_TWO))}")
     wanted = 2 if what in OF_TWO else 1
+    metric = arms[2] if what in OF_TWO and len(arms) == 3 else ""
+    arms = arms[:2] if metric else arms
+    if metric and metric not in RATES:
+        raise RecipeError(f"{where}: {text!r}: {metric!r} is no metric of a check; {nearest(metric, RATES)}")
     if len(arms) != wanted:
         raise RecipeError(f"{where}: {text!r} names {len(arms)} arms; wanted {wanted}")
-    return Term(float(found["times"] or 1), what, arms)
+    return Term(float(found["times"] or 1), what, arms, metric)
 
 
 def _makes_sense(condition: Condition, names: Sequence[str], where: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin
 
+import temper
 from temper import registry
 from temper.errors import RecipeError, UnknownName, nearest
 from temper.train.harvest import MADE, Harvest
@@ -106,6 +107,25 @@ class Recipe:
         return [s.name for s in self.stages].index(name)
 
 
+def shipped() -> dict[str, Path]:
+    """The recipes that come with temper, by name: inside an installed package, or beside it in a checkout."""
+    package = Path(temper.__file__).parent
+    inside = package / "recipes"
+    folder = inside if inside.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_recipe(given: str) -> Path:
+    """A recipe file by its path or by the name of one that ships. Raises `RecipeError` for a bare name that nothing has."""
+    path = Path(given)
+    if path.is_file() or path.suffix == ".toml" or path.parent != Path():
+        return path
+    known = shipped()
+    if given not in known:
+        raise RecipeError(f"{given}: no recipe of this name ships, and there is no such file; {nearest(given, known)}")
+    return known[given]
+
+
 def read_recipe(path: Path) -> Recipe:
     """Parse and check a recipe file. Raises `RecipeError` naming the place, what was given, what was wanted, the nearest key."""
     try:
@@ -199,7 +219,7 @@ def _arms(table: Any, stages: list[str], where: str) -> dict[str, tuple[str, ...
 
 
 def _harvests_make_sense(stages: tuple[StageSpec, ...], arms: Mapping[str, tuple[str, ...]], where: str) -> None:
-    """A harvest needs rollouts before it and a stage that uses it after it; an sft stage on harvested rows, their harvest."""
+    """A harvest needs answers before it and a stage that uses it after it; an sft stage on harvested rows, their harvest."""
     by_name = {s.name: s for s in stages}
     for arm, names in arms.items():
         inside = [by_name[n] for n in names]
@@ -211,8 +231,8 @@ def _harvests_make_sense(stages: tuple[StageSpec, ...], arms: Mapping[str, tuple
 
 
 def _harvest_has_its_place(stage: Harvest, before: list[StageSpec], after: list[StageSpec], where: str) -> None:
-    if not any(s.kind == "grpo" for s in before):
-        raise RecipeError(f"{where}: no grpo stage stands before {stage.name!r}, which reads rollouts")
+    if not any(s.kind in ("grpo", "sample") for s in before):
+        raise RecipeError(f"{where}: no grpo or sample stage stands before {stage.name!r}, which reads their answers")
     if not after:
         add = f'add an sft stage with data = "{MADE}{stage.name}"'
         raise RecipeError(f"{where} ends with {stage.name!r}, which trains nothing; {add}")
