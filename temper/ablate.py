@@ -6,7 +6,7 @@ was killed continues where it stopped; `DONE` is written last everywhere.
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from temper.errors import RecipeError
 from temper.files import Row, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
 from temper.meter import Meter
 from temper.proof import (
-    Asked,
     Run,
     all_suites,
     arm_rows,
@@ -29,13 +28,12 @@ from temper.proof import (
     judge_costs,
     load_gold,
     load_graders,
-    local_sampler,
     locked,
     origin,
     proof_costs,
     prove_arm,
-    result_of,
     summarised,
+    total,
 )
 from temper.prove.compare import Trained
 from temper.prove.evaluate import Panel, check_independence
@@ -45,6 +43,7 @@ from temper.prove.monitorability import change, check_monitor
 from temper.rewards import journal
 from temper.rewards.hacks import bank
 from temper.rewards.replay import DESIGN
+from temper.subject import Asked, local_sampler, result_of
 from temper.train.harvest import handed_on
 from temper.train.plan import plan_recipe
 from temper.train.recipe import Recipe, StageSpec, read_recipe
@@ -282,20 +281,14 @@ def costs(recipe: Recipe, chains: Sequence[Chain], facts: Mapping[str, Any]) -> 
         result[arm] = {
             "stages": list(names),
             "train_seconds": sum(s["seconds"] for s in stages),
-            "train_cpu_seconds": _sum(s.get("cpu_seconds") for s in stages),
-            "train_joules": _sum(s.get("joules") for s in stages),
+            "train_cpu_seconds": total(s.get("cpu_seconds") for s in stages),
+            "train_joules": total(s.get("joules") for s in stages),
             "train_tokens": sum(s["tokens"] for s in stages),
             "train_flops": sum(s["flops"] for s in stages),
             **proved,
             "peak_memory_bytes": max((peak for peak in peaks if peak is not None), default=None),
         }
     return result
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    """The sum of what was recorded for every stage; None where it was not, for one that is unknown leaves the sum unknown."""
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)
 
 
 def held_out(recipe: Recipe, suites: Sequence[Suite]) -> list[str]:
@@ -312,7 +305,7 @@ def _so_far(folder: Path) -> dict[str, float | None]:
 
 
 def _added(before: Mapping[str, float | None], now: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {unit: _sum([before.get(unit), value]) for unit, value in now.items()}
+    return {unit: total([before.get(unit), value]) for unit, value in now.items()}
 
 
 def _arms_of(recipe: Recipe, chain: Chain) -> list[str]:

@@ -1,5 +1,6 @@
 """How what we ship is put together: graders with their models, and a grader's identity. The one place that wires the two."""
 
+import functools
 import hashlib
 import importlib.resources
 import inspect
@@ -42,12 +43,14 @@ def request_harm() -> Grader:
     return RequestHarm((_english(), _chinese()))
 
 
+@functools.cache
 def _english() -> "Reader":
     from temper.models.encoder import load_encoder
 
     return load_encoder(_package("temper.graders") / "data" / "harm")
 
 
+@functools.cache
 def _chinese() -> "Reader":
     from temper.models.multilingual import load_multilingual
 

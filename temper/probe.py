@@ -17,7 +17,7 @@ from temper import catalog, machine, stats
 from temper.errors import UsageError
 from temper.files import Row, dumps, read_rows, write_json, write_text
 from temper.judge_error import Errors, Rate, rate, rogan_gladen
-from temper.proof import REMOTE, Asked, Run, computing, locked, origin, prove_arm, subject, suite
+from temper.proof import Run, computing, locked, origin, prove_arm, suite
 from temper.prove.compare import Pair, compare
 from temper.prove.evaluate import Panel
 from temper.prove.metrics import Metric, groups_of
@@ -26,6 +26,7 @@ from temper.rewards.hacks import Figures, Hack, Reference
 from temper.rewards.journal import completion_of
 from temper.rewards.signal import grade
 from temper.stats import NOTHING, Estimate
+from temper.subject import REMOTE, Asked, subject
 from temper.train.recipe import Prove, Recipe
 from temper.train.run import Watch, unwatched
 from temper.types import Completion, Named
@@ -121,7 +122,7 @@ def probe(
 ) -> Probed:
     """Ask a model, look for every hack, and write OUT/rows.jsonl and OUT/probe.json.
 
-    `model` and `against` are an alias, a folder, a Hugging Face id, an endpoint or an arm of a run (`proof.subject`); `guard` is
+    `model` and `against` are an alias, a folder, a Hugging Face id, an endpoint or an arm of a run (`temper.subject`); `guard` is
     the grader that is asked again without the spans. Answers already in OUT are kept, so that running it again continues. Raises
     `UsageError` for a name that is not known, `RunError` for what failed on the way.
     """

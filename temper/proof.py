@@ -8,8 +8,9 @@ import contextlib
 import fcntl
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,25 +19,28 @@ from typing import Any
 from temper import catalog, machine
 from temper.data.read import fingerprint, read
 from temper.errors import RunError, StorageError, UsageError
-from temper.files import Row, append_rows, digest, read_json, read_rows, sealed, write_json
+from temper.files import SEAL, Row, append_rows, digest, read_json, read_rows, sealed, write_json
+from temper.meter import Meter
 from temper.prove import posix
 from temper.prove.compare import Trained
-from temper.prove.evaluate import Panel, check_independence, evaluate
+from temper.prove.evaluate import ASKED, Panel, ask_again, check_independence, evaluate, regrade
 from temper.prove.evidence import Evidence
+from temper.prove.preflight import PROBED, preflight
+from temper.prove.signatures import signatures
 from temper.prove.suites import load
 from temper.prove.summary import summarise
 from temper.prove.variants import through, variants
 from temper.report import build
 from temper.rewards.hacks import bank
+from temper.subject import CONCURRENCY, REMOTE, Asked, subject
 from temper.train.recipe import Prove, Recipe
 from temper.train.run import Progress, Watch, Work, unwatched
-from temper.types import Checkpoint, Event, Named, Sampler, Suite
+from temper.types import Event, Example, Named, Suite
 
 # Every row gets these, besides the recipe's own graders: the metrics of `prove.metrics` read them.
-ALWAYS = ("harm", "refusal", "language", "readability", "repetition", "format", "verify")
+ALWAYS = ("harm", "refusal", "language", "readability", "repetition", "format", "verify", "process")
 # What decides a reply's outcome; a proof has it whatever else is left out.
 OUTCOME = ("refusal",)
-REMOTE = ("http://", "https://")
 
 
 @dataclass(slots=True)
@@ -60,37 +64,40 @@ class Run:
         return dict(read_json(self.folder / "run.json"))
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Who is proved: what identifies the weights, how to get a sampler when an answer is missing, and the number of weights."""
+def prove_arm(
+    this: Run,
+    arm: str,
+    asked: Asked,
+    recipe: Recipe,
+    suites: Sequence[Suite],
+    panel: Panel,
+    watch: Watch,
+    *,
+    least_closed: float = 0.0,
+    retry_errors: bool = False,
+) -> None:
+    """Ask one arm every suite; its model is loaded only if an answer is missing. New graders grade stored answers.
 
-    identity: str
-    sampler: Callable[[], Sampler]
-    parameters: int
-    rewards: Mapping[str, Any] = field(default_factory=dict)
-    sha256: str = ""
-
-
-def prove_arm(this: Run, arm: str, asked: Asked, recipe: Recipe, suites: Sequence[Suite], panel: Panel, watch: Watch) -> None:
-    """Ask one arm every suite; its model is loaded only if an answer is missing."""
+    `retry_errors` asks again where nothing came. The first prompts are a probe: see `prove.preflight` for `least_closed`.
+    """
     prove = recipe.prove
-    judges = [[g.identity for g in panel.all()], [h.name for h in panel.hacks]]
     decoding = [prove.samples, prove.max_new_tokens, prove.temperature, prove.top_p, prove.attacker]
-    address = digest([decoding, recipe.seed, recipe.chat_template, asked.identity, *judges])
+    address = digest([decoding, recipe.seed, recipe.chat_template, asked.identity])
+    _bring_up(this, arm, address, suites, panel, retry_errors=retry_errors)
     missing = [s for s in suites if not _proved(this, s, arm, address)]
     crossed = digest([_suite_address(address, s) for s in suites])
     if not missing and (not prove.grid or posix.stored(_crossed(this, arm), crossed)):
         return
     machine.reset_peak()
     sampler = asked.sampler()
-    for each in missing:
-        folder, label = this.folder / "evals" / f"{each.name}@{arm}", f"prove {each.name}@{arm}"
+    for number, each in enumerate(missing):
+        folder, label = _folder(this, each, arm), f"prove {each.name}@{arm}"
         wanted = _suite_address(address, each)
         _set_aside_stale(folder, wanted)
-        started = time.time()
+        started, meter, judged = time.time(), Meter.start(), judge_costs(panel.all())
         watch(Progress(label, 0, len(each.examples) * prove.samples))
-        tell = partial(_tell, watch, label, started)
-        rows = evaluate(
+        ask = partial(
+            evaluate,
             through(each, sampler, panel, attacker=prove.attacker, seed=recipe.seed),
             each,
             panel,
@@ -98,19 +105,77 @@ def prove_arm(this: Run, arm: str, asked: Asked, recipe: Recipe, suites: Sequenc
             arm=arm,
             address=wanted,
             samples=prove.samples,
-            watch=tell,
         )
+        if number == 0 and not each.how:
+            _probe(this, arm, wanted, ask, asked, least_closed, partial(_alarm, watch, label))
+        rows = ask(watch=partial(_tell, watch, label, started))
         tokens = {k: sum(r["usage"][k] for r in rows) for k in ("prompt_tokens", "completion_tokens")}
+        tokens["earlier_tokens"] = sum(map(_earlier_tokens, rows))
         flops = Work(forward_tokens=sum(tokens.values())).flops(asked.parameters)
-        facts = {**tokens, "flops": flops, "seconds": time.time() - started, "peak_memory_bytes": machine.peak_bytes()}
+        errors = sum(r["finish"] == "error" for r in rows)
+        facts = {
+            **tokens,
+            "flops": flops,
+            **meter.spent().as_dict(),
+            "peak_memory_bytes": machine.peak_bytes(),
+            "judges": _since(judged, judge_costs(panel.all())),
+        }
         this.record(evals={f"{each.name}@{arm}": facts})
-        this.note("suite proved", f"{each.name}@{arm}", n=len(rows))
+        this.note("suite proved", f"{each.name}@{arm}", n=len(rows), errors=errors)
     if prove.grid:
         posix.store(_crossed(this, arm), sampler, suites, arm_rows(this, arm, suites), address=crossed)
 
 
+def _earlier_tokens(row: Row) -> int:
+    """What the target took for a row besides its last reply: earlier turns, and the other queries of an attack that searches."""
+    facts, usage = row.get("facts") or {}, row["usage"]
+    attack = facts.get("attack")
+    searched = attack.get("target_tokens") if isinstance(attack, Mapping) else None
+    if searched is not None:
+        return max(0, int(searched) - int(usage["prompt_tokens"]) - int(usage["completion_tokens"]))
+    return int(facts.get("earlier_tokens") or 0)
+
+
+def _since(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What judges took between two readings of their ledgers; a price nobody knows stays unknown."""
+    return {
+        name: {k: None if v is None else v - (before.get(name, {}).get(k) or 0) for k, v in spent.items()}
+        for name, spent in after.items()
+    }
+
+
 def _crossed(this: Run, arm: str) -> Path:
     return this.folder / "evals" / f"posix@{arm}"
+
+
+def _bring_up(this: Run, arm: str, address: str, suites: Sequence[Suite], panel: Panel, *, retry_errors: bool) -> None:
+    """Stored answers of this address get the opinions of today's panel; where nothing came, they are asked for if wanted."""
+    for each in suites:
+        folder = _folder(this, each, arm)
+        if not _holds(folder, _suite_address(address, each)):
+            continue
+        if graded := regrade(folder, panel):
+            this.note("graded again", f"{each.name}@{arm}", n=graded)
+        if retry_errors and (failed := ask_again(folder)):
+            this.note("errors asked again", f"{each.name}@{arm}", n=failed)
+
+
+def _probe(
+    this: Run, arm: str, address: str, ask: Callable[..., list[Row]], asked: Asked, least: float, alarm: Callable[[str], None]
+) -> None:
+    """Ask the first prompts alone, once an address, and say what they show before the rest is paid for."""
+    known = this.facts.get("preflight", {})
+    if known.get(arm, {}).get("address") == address:
+        return
+    found = preflight(ask(first=PROBED), expected=asked.thinks)
+    this.record(preflight={**known, arm: {"address": address, **found.as_dict()}})
+    for said in found.warnings():
+        alarm(said)
+    found.check(least)
+
+
+def _alarm(watch: Watch, label: str, said: str) -> None:
+    watch(Progress(label, PROBED, PROBED, alarm=said))
 
 
 def prove_model(
@@ -121,10 +186,17 @@ def prove_model(
     prove: Prove | None = None,
     seed: int = 0,
     chat_template: str | None = None,
+    concurrency: int = CONCURRENCY,
+    least_closed: float = 0.0,
+    retry_errors: bool = False,
     command: str = "",
     watch: Watch = unwatched,
 ) -> Path:
-    """Measure one model, endpoint, or arm of an earlier run (`runs/name@arm`) by itself; returns the run folder."""
+    """Measure one model, endpoint, or arm of an earlier run (`runs/name@arm`) by itself; returns the run folder.
+
+    An endpoint has `concurrency` requests under way all the time. `least_closed` is the share of thoughts that must close in the
+    first prompts (0 only warns), `retry_errors` asks again where nothing came. Raises `ProofError`, `ModelError`; rows are kept.
+    """
     settings = replace(prove or Prove(), suites=tuple(suites))
     machine.keep_freed_memory()
     folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
@@ -132,8 +204,8 @@ def prove_model(
     with locked(folder):
         this, wanted = Run(folder), all_suites(recipe)
         graders, gold = load_graders(recipe), load_gold(recipe)
-        asked = subject(model, recipe)
-        check_independence({name: _recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
+        asked = subject(model, recipe, concurrency=concurrency)
+        check_independence({name: recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
         panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
         this.record(
             **origin(recipe, command, this.folder),
@@ -141,90 +213,44 @@ def prove_model(
             model={"name": model, "sha256": asked.sha256, "parameters": asked.parameters},
             graders={g.name: grader_facts(g, "gold" if g is gold else "monitor") for g in [*panel.graders, gold]},
             data=asked_data(wanted),
+            rewards=dict(asked.rewards),
         )
         # an endpoint computes elsewhere, and needs no torch here
         with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
-            prove_arm(this, "model", asked, recipe, wanted, panel, watch)
+            prove_arm(this, "model", asked, recipe, wanted, panel, watch, least_closed=least_closed, retry_errors=retry_errors)
         this.record(judges=judge_costs(panel.all()))
         rows = {"model": arm_rows(this, "model", wanted)}
         return summarised(this, recipe, wanted, rows, costs={"model": proof_costs(this.facts, "model")})
-
-
-def subject(model: str, recipe: Recipe) -> Asked:
-    """Who is meant by a model's name: an endpoint (`http://host/v1#model`), an arm of a run (`runs/x@hybrid`), or a model.
-
-    An arm of a run brings along what its rewards were, so that no judge is its own reward. Raises `UsageError`, `ModelError`.
-    """
-    from temper.models.resolve import resolve
-
-    if model.startswith(REMOTE):
-        return _endpoint(model, recipe.prove)
-    folder, _, arm = model.rpartition("@")
-    if folder and (Path(folder) / "run.json").is_file():
-        return _arm(Path(folder), arm, recipe)
-    if (Path(model) / "run.json").is_file():
-        arms = list(read_json(Path(model) / "run.json")["arms"])
-        raise UsageError(f"{model}: is a run, not a model; name one of its arms, as in {model}@{arms[-1]}: {', '.join(arms)}")
-    source = resolve(model)
-    sampler = partial(local_sampler, Checkpoint(source.folder), recipe)
-    return Asked(source.sha256, sampler, source.parameters, sha256=source.sha256)
-
-
-def local_sampler(checkpoint: Checkpoint, recipe: Recipe) -> Sampler:
-    """A model on this machine, decoded as the recipe's proof says."""
-    from temper.models.load import load
-    from temper.models.local import Local
-
-    prove = recipe.prove
-    loaded = load(checkpoint, chat_template=recipe.chat_template)
-    return Local(loaded, prove.max_new_tokens, prove.temperature, prove.top_p, recipe.seed)
-
-
-def _endpoint(url: str, prove: Prove) -> Asked:
-    from temper.samplers.remote import Remote
-
-    address, _, name = url.partition("#")
-    if not name:
-        raise UsageError(f"{url}: no model named; write the endpoint as {address}#model-name")
-    remote = Remote(address, name, max_tokens=prove.max_new_tokens, temperature=prove.temperature, top_p=prove.top_p)
-    return Asked(url, lambda: remote, 0)
-
-
-def _arm(folder: Path, arm: str, recipe: Recipe) -> Asked:
-    from temper.models.resolve import resolve
-
-    facts = read_json(folder / "run.json")
-    if arm not in facts["arms"]:
-        raise UsageError(f"{folder} has no arm {arm!r}; its arms are {', '.join(facts['arms'])}")
-    source, stages = resolve(facts["model"]["name"]), facts["arms"][arm]
-    recipe = replace(recipe, chat_template=recipe.chat_template or facts["recipe"]["chat_template"])
-    if not stages:
-        return Asked(
-            source.sha256, partial(local_sampler, Checkpoint(source.folder), recipe), source.parameters, sha256=source.sha256
-        )
-    ends = [n for n, s in facts["stages"].items() if arm in s["arms"] and s["name"] == stages[-1]]
-    if not ends or not sealed(folder / "stages" / ends[-1]):
-        raise RunError(f"{folder}: arm {arm!r} is not trained to its end; run the recipe again first")
-    made = result_of(folder / "stages" / ends[-1], source.folder)
-    rewards = {n: g for n, g in facts["graders"].items() if g["role"] == "reward"}
-    sha = digest([source.sha256, ends[-1]])
-    return Asked(sha, partial(local_sampler, made, recipe), source.parameters, rewards, sha)
 
 
 def all_suites(recipe: Recipe) -> list[Suite]:
     """What every arm is asked: the suites as they are, and what the recipe's rewrites and attacks make of them."""
     prove = recipe.prove
     plain = [suite(name, prove.cap(name)) for name in prove.suites]
+    names = [s.name for s in plain]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"suites asked twice under one name: {', '.join(twice)}; ask them in separate runs")
     return [*plain, *variants(plain, rewrites=prove.rewrites, attacks=prove.attacks, grid=prove.grid, seed=recipe.seed)]
 
 
 def suite(name: str, limit: int = 0) -> Suite:
-    """A suite by bundled name, published name (`prove.suites`), file or dataset id; `limit` takes an even spread over it, so that
-    no category is cut off."""
+    """A suite by bundled name, published name (`prove.suites`), file or dataset id; at most `limit` rows, spread evenly."""
     short = Path(name).name.partition(".")[0] if "/" in name or "." in name else name
     whole = load(name) or Suite(short, tuple(read(name)))
-    n = len(whole.examples)
-    return replace(whole, examples=tuple(whole.examples[i * n // limit] for i in range(limit))) if 0 < limit < n else whole
+    return replace(whole, examples=_spread(whole.examples, limit)) if 0 < limit < len(whole.examples) else whole
+
+
+def _spread(examples: Sequence[Example], limit: int) -> tuple[Example, ...]:
+    """Whole groups, evenly over the suite: no category is cut off, and no twin or turn of a dialogue is torn from its other."""
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        groups[example.group or example.id].append(example)
+    held = list(groups.values())
+    for number in range(min(limit, len(held)), 0, -1):
+        chosen = [example for i in range(number) for example in held[i * len(held) // number]]
+        if len(chosen) <= limit or number == 1:
+            return tuple(chosen)
+    return ()
 
 
 def load_gold(recipe: Recipe) -> Named:
@@ -305,7 +331,8 @@ def summarised(
         seed=recipe.seed,
     )
     summary = summarise(evidence, command=facts["command"], commit=facts["commit"], trained=trained)
-    write_json(this.folder / "summary.json", {**summary, **told})
+    whole = {**summary, **told}
+    write_json(this.folder / "summary.json", {**whole, "signatures": signatures(whole)})
     this.record(finished=time.time())
     build(this.folder)
     this.note("finished", this.folder.name)
@@ -315,12 +342,25 @@ def summarised(
 def proof_costs(facts: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """What proving one arm took, over all its suites."""
     evals = [v for k, v in facts.get("evals", {}).items() if k.rpartition("@")[2] == arm]
+    judges = [of for e in evals for of in e.get("judges", {}).values()]
+    tokens = [j["prompt_tokens"] + j["completion_tokens"] for j in judges]
     return {
         "prove_seconds": sum(e["seconds"] for e in evals),
-        "prove_tokens": sum(e["prompt_tokens"] + e["completion_tokens"] for e in evals),
+        "prove_cpu_seconds": total(e.get("cpu_seconds") for e in evals),
+        "prove_joules": total(e.get("joules") for e in evals),
+        "prove_tokens": sum(e["prompt_tokens"] + e["completion_tokens"] + e.get("earlier_tokens", 0) for e in evals),
         "prove_flops": sum(e["flops"] for e in evals),
+        "judge_tokens": sum(tokens) if judges else None,
+        "judge_calls": sum(j["calls"] for j in judges) if judges else None,
+        "judge_seconds": sum(j["seconds"] for j in judges) if judges else None,
         "peak_memory_bytes": max((e["peak_memory_bytes"] for e in evals), default=None),
     }
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum of what was recorded everywhere; None where one part is unknown, for then the whole is."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
 
 
 def asked_data(suites: Sequence[Suite]) -> dict[str, Any]:
@@ -348,8 +388,17 @@ def _tell(watch: Watch, label: str, started: float, done: int, total: int, rate:
 
 
 def _proved(this: Run, each: Suite, arm: str, address: str) -> bool:
-    folder = this.folder / "evals" / f"{each.name}@{arm}"
-    return sealed(folder) and read_json(folder / "DONE")["address"] == _suite_address(address, each)
+    folder = _folder(this, each, arm)
+    return sealed(folder) and read_json(folder / SEAL)["address"] == _suite_address(address, each)
+
+
+def _holds(folder: Path, address: str) -> bool:
+    meta = folder / ASKED
+    return meta.is_file() and bool(read_json(meta)["address"] == address)
+
+
+def _folder(this: Run, each: Suite, arm: str) -> Path:
+    return this.folder / "evals" / f"{each.name}@{arm}"
 
 
 def _suite_address(address: str, each: Suite) -> str:
@@ -358,12 +407,11 @@ def _suite_address(address: str, each: Suite) -> str:
 
 def _set_aside_stale(folder: Path, address: str) -> None:
     """Set aside the rows of another model or setting: a changed recipe in the same run folder asks again and loses nothing."""
-    meta = folder / "asked.json"
-    if meta.is_file() and read_json(meta)["address"] != address:
-        folder.rename(folder.with_name(f"{folder.name}.{read_json(meta)['address']}"))
+    if (folder / ASKED).is_file() and not _holds(folder, address):
+        folder.rename(folder.with_name(f"{folder.name}.{read_json(folder / ASKED)['address']}"))
 
 
-def _recorded_traces(facts: Mapping[str, Any]) -> set[str]:
+def recorded_traces(facts: Mapping[str, Any]) -> set[str]:
     """`Named.traces` of a grader as an earlier run wrote them down."""
     return {facts["identity"], facts["weights"], *facts.get("inside", ())} - {""}
 
@@ -395,9 +443,3 @@ def load_graders(recipe: Recipe) -> dict[str, Named]:
         if names.count(grader.name) > 1:
             raise UsageError(f"two graders are called {grader.name!r} (one is {spec}); rename one: columns go by name")
     return loaded
-
-
-def result_of(stage: Path, base: Path) -> Checkpoint:
-    """What a stage folder holds: an adapter on the base, or all weights."""
-    final = stage / "checkpoint"
-    return Checkpoint(base, final) if (final / "adapter_config.json").is_file() else Checkpoint(final)

@@ -1,18 +1,18 @@
 """Rows reach the disk as they are made, a killed proof asks only for what is missing, and nothing ungraded becomes a number."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from temper import Completion, Example, Message, Named, Score, Suite
-from temper.errors import DataError, ProofError, RunError
-from temper.files import read_rows, sealed
+from temper.errors import DataError, ModelError, ProofError, RunError
+from temper.files import dumps, read_rows, sealed, write_text
 from temper.prove import evaluate as subject
 from temper.prove.evaluate import Panel, check_independence, evaluate
 from temper.rewards.hacks import Hack, Reference
 from temper.samplers.scripted import Scripted
-from temper.types import CLASSES
+from temper.types import CLASSES, Outcome
 
 
 def example(i: int, klass: str = "harmful") -> Example:
@@ -166,3 +166,114 @@ def test_rows_carry_what_the_hack_bank_saw_and_nothing_where_it_was_not_asked(tm
     rows = evaluate(Counting(), suite, panel, tmp_path / "a", arm="base", address="a")
     assert [r["flags"] for r in rows] == [{"stuffed": 0.0}, {"stuffed": 1.0}, {"stuffed": 0.0}]
     assert all("flags" not in r for r in ask(Counting(), tmp_path / "b", count=3))
+
+
+class Streaming(Counting):
+    """A sampler that answers in any order and in batches of any size, and may fail at some prompts."""
+
+    def __init__(self, failing: frozenset[str] = frozenset(), die_after: int = 10**9) -> None:
+        super().__init__(die_after)
+        self.failing = failing
+
+    def stream(self, asked: Sequence[tuple[Example, int]], /) -> Iterator[list[tuple[int, Completion]]]:
+        backwards = list(reversed(asked))
+        for start in range(0, len(backwards), 7):
+            if len(self.asked) >= self.die_after:
+                raise ModelError("down")
+            some = backwards[start : start + 7]
+            self.asked += [e.id for e, _ in some]
+            yield [(k, self.answer(e)) for e, k in some]
+
+    def answer(self, asked: Example) -> Completion:
+        failed = Completion(asked, "", finish="error", error="HTTP 500")
+        return failed if asked.id in self.failing else self.inner([asked])[0][0]
+
+
+def test_rows_of_a_stream_are_written_as_they_come_and_end_in_the_order_of_the_suite(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="down"):
+        ask(Streaming(die_after=70), tmp_path / "a", samples=2)
+    rows = read_rows(tmp_path / "a" / "rows.jsonl")
+    assert len(rows) == 70
+    assert [r["id"] for r in rows[:3]] == ["e149", "e149", "e148"]
+    again = Streaming()
+    assert ask(again, tmp_path / "a", samples=2) == ask(Counting(), tmp_path / "b", samples=2)
+    assert len(again.asked) == 230
+    assert (tmp_path / "a" / "rows.jsonl").read_bytes() == (tmp_path / "b" / "rows.jsonl").read_bytes()
+
+
+def test_an_answer_that_never_came_is_an_error_that_nobody_grades(tmp_path: Path) -> None:
+    rows = ask(Streaming(frozenset({"e3"})), tmp_path, count=5)
+    assert [r["outcome"] for r in rows].count(Outcome.ERROR) == 1
+    assert (rows[3]["finish"], rows[3]["error"], rows[3]["scores"]["gold"]["value"]) == ("error", "HTTP 500", None)
+
+
+def test_failed_rows_are_set_aside_and_asked_again_and_nothing_else_is(tmp_path: Path) -> None:
+    ask(Streaming(frozenset({"e3", "e9"})), tmp_path, count=20)
+    assert subject.ask_again(tmp_path) == 2
+    again = Streaming()
+    rows = ask(again, tmp_path, count=20)
+    assert sorted(again.asked) == ["e3", "e9"]
+    assert [r["id"] for r in rows] == [f"e{i}" for i in range(20)]
+    assert {r["finish"] for r in rows} == {"stop"}
+    assert [r["id"] for r in read_rows(tmp_path / "errors.jsonl")] == ["e3", "e9"]
+    assert subject.ask_again(tmp_path) == 0
+
+
+def test_keys_are_found_without_parsing_whatever_a_row_quotes(tmp_path: Path) -> None:
+    tricky = 'say "key":"0123456789abcdef","language":"en" \u2028 or \\"key\\"'
+    suite = Suite("harm", tuple(example(i) for i in range(3)))
+    sampler = Scripted(dict.fromkeys(["e0", "e1", "e2"], tricky))
+    rows = evaluate(sampler, suite, PANEL, tmp_path, arm="base", address="a")
+    nested = {**rows[0], "facts": {"key": "fedcba9876543210", "language": "en"}}
+    path = tmp_path / "more.jsonl"
+    write_text(path, "".join(dumps(row) + "\n" for row in [nested, *rows[1:]]) + dumps(rows[0])[:-9])
+    assert subject.stored_keys(path) == {r["key"] for r in rows}
+
+
+def test_a_row_whose_line_end_was_lost_is_kept_once(tmp_path: Path) -> None:
+    ask(Counting(), tmp_path, count=10)
+    path = tmp_path / "rows.jsonl"
+    (tmp_path / "DONE").unlink()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:6]).rstrip(b"\n"))
+    again = Counting()
+    assert len(ask(again, tmp_path, count=10)) == 10
+    assert again.asked == ["e6", "e7", "e8", "e9"]
+
+
+def test_the_first_prompts_can_be_asked_alone_and_are_not_asked_again(tmp_path: Path) -> None:
+    sampler = Counting()
+    suite = Suite("harm", tuple(example(i) for i in range(30)))
+    rows = evaluate(sampler, suite, PANEL, tmp_path, arm="base", address="a", first=8)
+    assert (len(rows), sealed(tmp_path)) == (8, False)
+    assert len(evaluate(sampler, suite, PANEL, tmp_path, arm="base", address="a")) == 30
+    assert sampler.asked == [f"e{i}" for i in range(30)]
+
+
+class Away:
+    """A judge behind a network that is down."""
+
+    slow = True
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        raise ModelError("not one of 3 calls was answered")
+
+
+def test_a_judge_that_cannot_be_had_leaves_rows_ungraded_and_a_broken_one_ends_the_proof(tmp_path: Path) -> None:
+    suite = Suite("harm", tuple(example(i) for i in range(3)))
+    rows = evaluate(Counting(), suite, Panel((REFUSAL,), REFUSAL, Named("gold", Away(), "j")), tmp_path, arm="a", address="a")
+    assert [r["scores"]["gold"]["value"] for r in rows] == [None] * 3
+    assert "could not be had" in rows[0]["scores"]["gold"]["why"]
+    assert rows[0]["scores"]["refusal"]["value"] == 0.0
+    broken = Away()
+    broken.slow = False
+    with pytest.raises(ModelError):
+        evaluate(Counting(), suite, Panel((), REFUSAL, Named("gold", broken, "j")), tmp_path / "b", arm="a", address="a")
+
+
+def test_what_a_guard_withheld_is_refused_and_what_it_let_through_is_read() -> None:
+    guard = {"guard": {"finish_reason": "content_filter"}}
+    made = [Completion(example(0), text, facts=guard) for text in ("", "answer")]
+    rows = subject.grade_rows(list(enumerate(made)), PANEL, suite=Suite("s", ()), arm="a")
+    assert [r["outcome"] for r in rows] == ["refused", "answered"]
+    assert rows[0]["facts"] == guard

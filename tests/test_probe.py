@@ -14,11 +14,11 @@ from temper.cli.probe import probe as command
 from temper.errors import UsageError
 from temper.files import read_json, read_rows, write_json
 from temper.probe import examine, probe
-from temper.proof import Asked, subject
 from temper.rewards import hacks
 from temper.rewards.hacks import Figures, Hack
 from temper.samplers.scripted import Scripted
 from temper.stats import NOTHING, proportion
+from temper.subject import Asked, subject
 from temper.train.recipe import Recipe
 from temper.types import Completion, Example
 

@@ -429,6 +429,129 @@ def test_nobody_is_asked_for_nothing(stub: Stub) -> None:
     assert stub.requests == []
 
 
+def many(count: int) -> list[tuple[Example, int]]:
+    return [(Example(f"e{i}", (Message("user", f"question {i}"),)), 0) for i in range(count)]
+
+
+def number(body: dict[str, Any]) -> int:
+    return int(body["messages"][-1]["content"].split()[-1])
+
+
+def everything(sampler: Remote, count: int) -> dict[str, Completion]:
+    return {c.example.id: c for batch in sampler.stream(many(count)) for _, c in batch}
+
+
+def half(count: int) -> Answer:
+    """A reply that promises more than it sends."""
+    body = json.dumps(said("Yes.")).encode()
+    return 200, {"Content-Length": str(len(body) + 50), "Connection": "close"}, body
+
+
+@pytest.mark.parametrize("first", [(200, {}, b"<html>"), (200, {}, {"choices": []}), (200, {}, b'{"choices": [{"mess'), half(1)])
+def test_garbage_and_half_a_reply_are_tried_again(first: Answer, stub: Stub) -> None:
+    def cut(body: dict[str, Any], count: int) -> Answer:
+        return first if count < 3 else (200, {}, said("Yes."))
+
+    stub.script = cut
+    assert stub.sampler(timeout=0.5)([ASK])[0][0].answer == "Yes."
+    assert len(stub.requests) == 3
+
+
+@pytest.mark.parametrize("wrong", [(200, {}, b"garbage"), (429, {}, {}), (500, {}, {}), (400, {}, {"error": "too long"}), None])
+def test_a_request_that_fails_for_good_is_an_error_and_the_others_go_on(wrong: Answer | None, stub: Stub) -> None:
+    stub.script = lambda body, count: wrong if number(body) % 5 == 3 else (200, {}, said(f"Yes {number(body)}."))
+    made = everything(stub.sampler(retries=1, concurrency=4), 20)
+    assert {i for i, c in made.items() if c.finish == "error"} == {"e3", "e8", "e13", "e18"}
+    assert all(c.error and not c.answer for c in made.values() if c.finish == "error")
+    assert made["e4"].answer == "Yes 4."
+
+
+def test_an_endpoint_that_dies_ends_the_asking_and_its_failures_are_no_completions(stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, said("Yes.")) if count <= 30 else None
+    seen: list[Completion] = []
+    with pytest.raises(ModelError, match=r"requests in a row came to nothing"):
+        for batch in stub.sampler(retries=0, concurrency=2).stream(many(200)):
+            seen += [c for _, c in batch]
+    assert len(seen) == 30
+    assert all(c.finish == "stop" for c in seen)
+    assert len(stub.requests) < 45
+
+
+def test_an_endpoint_that_never_answers_ends_the_asking_soon(stub: Stub) -> None:
+    stub.script = lambda body, count: (400, {}, {"error": "no such field"})
+    with pytest.raises(ModelError, match="no such field"):
+        everything(stub.sampler(concurrency=3), 100)
+    assert len(stub.requests) <= 10
+
+
+def test_a_slow_request_does_not_hold_up_the_ones_behind_it(stub: Stub) -> None:
+    def one_is_slow(body: dict[str, Any], count: int) -> Answer:
+        while number(body) == 0 and len(stub.requests) < 40:
+            time.sleep(0.001)
+        return 200, {}, said("Yes.")
+
+    stub.script = one_is_slow
+    order = [c.example.id for batch in stub.sampler(concurrency=2).stream(many(60)) for _, c in batch]
+    assert order.index("e0") > 30
+    assert sorted(order) == sorted(f"e{i}" for i in range(60))
+
+
+def test_completions_come_while_others_are_still_asked_for(stub: Stub) -> None:
+    def held(body: dict[str, Any], count: int) -> Answer:
+        time.sleep(0.02)
+        return 200, {}, said("Yes.")
+
+    stub.script = held
+    stream = stub.sampler(concurrency=2).stream(many(40))
+    next(stream)
+    assert len(stub.requests) < 20
+    stream.close()  # type: ignore[attr-defined]
+    time.sleep(0.1)
+    asked = len(stub.requests)
+    time.sleep(0.1)
+    assert len(stub.requests) == asked < 40
+
+
+def test_a_slow_reader_holds_the_asking_back(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("temper.samplers.remote._AHEAD", 5)
+    stream = stub.sampler(concurrency=2).stream(many(60))
+    first = next(stream)
+    time.sleep(0.3)
+    assert len(stub.requests) <= 5 + len(first) + 2
+    assert len(first) + sum(len(batch) for batch in stream) == 60
+
+
+def test_seconds_of_overlapping_requests_add_up_to_the_time_that_passed(stub: Stub) -> None:
+    def held(body: dict[str, Any], count: int) -> Answer:
+        time.sleep(0.05 if number(body) % 2 else 0.1)
+        return 200, {}, said("Yes.")
+
+    stub.script = held
+    began = time.perf_counter()
+    made = everything(stub.sampler(concurrency=4), 8)
+    passed = time.perf_counter() - began
+    assert 0.6 * passed < sum(c.usage.seconds for c in made.values() if c.usage) <= passed
+
+
+@pytest.mark.parametrize(
+    "usage", [{"completion_tokens_details": {"reasoning_tokens": 2}}, {"reasoning_tokens": 2, "completion_tokens_details": None}]
+)
+def test_tokens_of_the_thought_are_the_server_s_count(usage: dict[str, Any], stub: Stub) -> None:
+    counts = {"prompt_tokens": 7, "completion_tokens": 3, **usage}
+    stub.script = lambda body, count: (200, {}, said("Yes.") | {"usage": counts})
+    made = stub.sampler()([ASK])[0][0].usage
+    assert made is not None
+    assert made.reasoning_tokens == 2
+
+
+def test_what_a_guard_before_the_model_withheld_is_told(stub: Stub) -> None:
+    verdicts = {"input": {"category": "fraud", "score": 0.9}}
+    stub.script = lambda body, count: (200, {}, said("", finish="content_filter") | {"guard": verdicts})
+    made = stub.sampler()([ASK])[0][0]
+    assert (made.finish, made.answer) == ("stop", "")
+    assert made.facts == {"guard": {"finish_reason": "content_filter", "verdicts": verdicts}}
+
+
 # --- choosing ----------------------------------------------------------------------------------------------------------
 
 

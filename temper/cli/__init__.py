@@ -22,6 +22,7 @@ from temper.cli import (
     prove,
     replay,
     report,
+    rescore,
     run,
     suites,
 )
@@ -49,6 +50,7 @@ app.add_typer(prove.app, name="prove")
 app.command()(compare.compare)
 app.command()(gate.gate)
 app.command()(report.report)
+app.command()(rescore.rescore)
 app.command("import")(interop.import_)
 app.command()(interop.export)
 app.command()(replay.replay)

@@ -53,6 +53,13 @@ def prove(
     attack: Annotated[list[str] | None, typer.Option(help="Ask every harmful prompt attacked too; repeat for several.")] = None,
     grid: Annotated[int, typer.Option(min=0, help="Cells of a fractional design of rewrites; 0 for none.")] = 0,
     attacker: Annotated[str, typer.Option(help="Model that writes the prompts of attacks that need one.")] = "",
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus of sampling.")] = 1.0,
+    profile: Annotated[str, typer.Option(help='"r1": the decoding R1 is published with, over the flags above.')] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at an endpoint.")] = 8,
+    least_closed: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Refuse where fewer of the first thoughts close; 0 only warns.")
+    ] = 0.0,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Ask again where nothing came.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
     chat_template: Annotated[
         str | None, typer.Option(help='"chatml" or a Jinja file, for tokenizers without a template.')
@@ -62,6 +69,7 @@ def prove(
     from temper.cli.progress import watching
     from temper.cli.report import headline
     from temper.proof import prove_model
+    from temper.subject import profiled
     from temper.train.recipe import Prove
 
     command = "temper " + shlex.join(sys.argv[1:])
@@ -76,11 +84,23 @@ def prove(
         samples=samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        top_p=top_p,
     )
+    settings = profiled(settings, profile)
     try:
         with watching() as watch:
             folder = prove_model(
-                model, suite, out=out, prove=settings, seed=seed, chat_template=chat_template, command=command, watch=watch
+                model,
+                suite,
+                out=out,
+                prove=settings,
+                seed=seed,
+                chat_template=chat_template,
+                concurrency=concurrency,
+                least_closed=least_closed,
+                retry_errors=retry_errors,
+                command=command,
+                watch=watch,
             )
     except KeyboardInterrupt:
         typer.echo(f"\ntemper: stopped; every finished row is kept. To go on:  {command}", err=True)

@@ -1,6 +1,7 @@
 """`temper report RUN`: rebuild the report from rows, without a model."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,7 @@ def headline(run: Path) -> str:
     lines = [f"{'arm':<12}{'unsafe (gold)':>26}{'over-refusal':>26}"]
     lines += [f"{arm:<12}{_cell(m.get('unsafe')):>26}{_cell(m.get('over_refusal')):>26}" for arm, m in arms.items()]
     lines += [f"{arm}: {why}" for arm, m in arms.items() if (why := _ungraded(run, arm, gold, m.get("unsafe")))]
+    lines += [f"{arm}: {said}" for arm in arms if (said := _errors(summary["outcomes"].get(arm, {})))]
     lines += [f"{name}: {_spent(cost)}" for name, cost in read_json(run / "run.json").get("judges", {}).items()]
     return "\n".join([*lines, "", f"report: {built(run)}"])
 
@@ -48,6 +50,12 @@ def _ungraded(run: Path, arm: str, gold: str, unsafe: dict[str, float] | None) -
     scores = [r["scores"].get(gold, {"value": None, "why": "not asked"}) for r in rows]
     reasons = Counter(s["why"] for s in scores if s["value"] is None)
     return f"{unsafe['ungraded']} of {len(rows)} answers to harmful prompts not graded by {gold}: {reasons.most_common(1)[0][0]}"
+
+
+def _errors(outcomes: Mapping[str, Mapping[str, int]]) -> str:
+    """How many prompts nothing came for."""
+    failed = sum(of.get("error", 0) for of in outcomes.values())
+    return f"{failed} answers never came and count for nothing; ask for them again with --retry-errors" if failed else ""
 
 
 def _spent(cost: dict[str, float | None]) -> str:

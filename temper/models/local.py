@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,8 +60,9 @@ class Local:
 
     def _completion(self, example: Example, row: Sampled, prompt_tokens: int, seconds: float) -> Completion:
         raw = self.loaded.tokenizer.decode(row.ids, skip_special_tokens=True)
-        usage = Usage(prompt_tokens, len(row.ids), seconds)
-        return completion(example, raw, ended=row.ended, opened=self.loaded.opened, usage=usage)
+        made = completion(example, raw, ended=row.ended, opened=self.loaded.opened)
+        thought = thought_tokens(self.loaded.tokenizer, made.reasoning)
+        return replace(made, usage=Usage(prompt_tokens, len(row.ids), seconds, thought))
 
 
 @functools.cache
@@ -74,6 +75,11 @@ def completion(example: Example, raw: str, *, ended: bool, opened: bool, usage: 
     """Build a `Completion` from generated text, splitting the reasoning from the answer; a prefill decides where it begins."""
     parts = split(raw, opened=left_open(example.prefill, opened=opened))
     return Completion(example, parts.answer, parts.reasoning, "stop" if ended else "length", parts.thought, raw=raw, usage=usage)
+
+
+def thought_tokens(tokenizer: Any, reasoning: str) -> int:
+    """Tokens of a thought, its tags left out; 0 without one."""
+    return len(tokenizer(reasoning, add_special_tokens=False)["input_ids"]) if reasoning else 0
 
 
 @torch.no_grad()

@@ -1,23 +1,59 @@
 """Ask a suite, grade the answers, write each row as it is made; continue where an earlier attempt stopped.
 
-Leaves out what rows mean (`metrics`) and how arms differ (`compare`). Nothing here knows what kind of sampler answers.
+A sampler that streams (an endpoint) is asked for all that is missing at once, any other in chunks; rows, and what survives a kill
+at any moment, are the same. Leaves out what rows mean (`metrics`) and how arms differ (`compare`).
 """
 
+import logging
+import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from temper.errors import DataError, ProofError
-from temper.files import Row, append_rows, digest, read_json, read_rows, seal, sealed, write_json
+from temper.errors import DataError, ModelError, ProofError
+from temper.files import (
+    SEAL,
+    Row,
+    append_rows,
+    digest,
+    dumps,
+    keep_rows,
+    read_json,
+    read_rows,
+    seal,
+    sealed,
+    write_json,
+    write_text,
+)
 from temper.rewards.hacks import SHIPPED, Hack, Reference, flags
 from temper.rewards.signal import grade
+from temper.samplers.choices import CONTENT_FILTER
+from temper.samplers.replay import restored
 from temper.text.outcome import outcome
-from temper.types import CLASSES, Better, Completion, Example, Named, Sampler, Score, Suite, Usage
+from temper.types import CLASSES, Better, Completion, Example, Named, Outcome, Sampler, Score, Suite, Usage
 
+ASKED, ROWS, SET_ASIDE = "asked.json", "rows.jsonl", "errors.jsonl"
+HACKS = "hacks"
+"""What the detectors are called among those that graded."""
+OUTAGE = "the judge could not be had"
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64
+# Rows graded anew at once: enough for a judge's whole concurrency, few enough to hold.
+REGRADED = 1024
+# Of a finished line of ROWS: `files.dumps` sorts keys, and inside a string its quotes would be escaped.
+_KEY = re.compile(rb'"key":"([0-9a-f]{16})","language":"(?:[^"\\]|\\.)*","(?:of|outcome)":')
+
+Wanted = Sequence[tuple[Example, int]]
+"""Examples and sample numbers that are missing."""
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A sampler that also gives each completion as it comes, with its sample number, in batches of any size."""
+
+    def stream(self, asked: Wanted, /) -> Iterator[list[tuple[int, Completion]]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,56 +97,170 @@ def evaluate(
     arm: str,
     address: str,
     samples: int = 1,
+    first: int = 0,
     watch: Callable[[int, int, float], None] = lambda done, total, rate: None,
 ) -> list[Row]:
     """Every (example, sample) of the suite as a row in `out/rows.jsonl`; rows already there are kept, not asked again.
 
     `address` names what is asked and of whom (model, decoding, suite); rows of another address in the same folder are
-    refused with `ProofError` rather than mixed. `watch(done, total, tokens_per_second)` is told after each chunk.
+    refused with `ProofError` rather than mixed. With `first`, only that many examples are asked, and the folder stays open.
+    `watch(done, total, tokens_per_second)` is told after each batch. Rows are appended as they finish, and put into the order of
+    the suite when all are there.
     """
     if not suite.examples:
         raise DataError(f"suite {suite.name!r} has no examples; nothing would be proved")
-    _claim(out, address)
-    path = out / "rows.jsonl"
-    done = {(r["id"], r["sample"]) for r in read_rows(path)}
-    missing = [(e, k) for e in suite.examples for k in range(samples) if (e.id, k) not in done]
-    total = len(suite.examples) * samples
-    while missing:
-        chunk, missing = _take(missing)
-        started = time.perf_counter()
-        completions = _ask(sampler, chunk, samples)
-        seconds = time.perf_counter() - started
-        rows = grade_rows(completions, panel, suite=suite, arm=arm)
+    _claim(out, address, panel)
+    path, keys = out / ROWS, _keys(suite, arm, samples)
+    append_rows(path, ())  # mends the end of a file whose writer was killed
+    done, total = stored_keys(path), len(keys)
+    asked = {e.id for e in suite.examples[:first]} if first else {e.id for e in suite.examples}
+    missing = [wanted for key, wanted in keys.items() if key not in done and wanted[0].id in asked]
+    written, started = len(done), time.perf_counter()
+    for answers in _answers(sampler, missing, samples):
+        rows = grade_rows(answers, panel, suite=suite, arm=arm)
         append_rows(path, rows)
+        written += len(rows)
         tokens = sum(r["usage"]["completion_tokens"] for r in rows)
-        watch(total - len(missing), total, tokens / seconds)
-    if not sealed(out):
+        watch(written, total, tokens / (time.perf_counter() - started))
+        started = time.perf_counter()
+    if not first and not sealed(out):
+        _in_order(path, list(keys))
         seal(out, {"address": address, "n": total})
     return read_rows(path)
+
+
+def stored_keys(path: Path) -> set[str]:
+    """The keys of all whole rows of a file of rows, found without parsing them; a torn last line is none."""
+    if not path.is_file():
+        return set()
+    body = path.read_bytes()
+    whole = body.rfind(b"\n") + 1
+    return {key.decode() for key in _KEY.findall(body, 0, whole)}
+
+
+def ask_again(out: Path) -> int:
+    """Set aside the rows where nothing came, so that `evaluate` asks them anew; returns how many there were."""
+    path = out / ROWS
+    if not path.is_file() or b'"finish":"error"' not in path.read_bytes():
+        return 0
+    failed = [row for row in read_rows(path) if row["finish"] == "error"]
+    append_rows(out / SET_ASIDE, failed)
+    (out / SEAL).unlink(missing_ok=True)  # first: a sealed folder with rows missing would pass for finished
+    keep_rows(path, lambda row: row["finish"] != "error")
+    return len(failed)
 
 
 def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, suite: Suite, arm: str) -> list[Row]:
     """One row for each (sample number, completion): what was asked, what came, how it ended, and every grader's opinion."""
     answers = [c for _, c in completions]
-    columns = {g.name: grade_where(g, answers, CLASSES) for g in panel.graders}
-    refused = columns.get(panel.refusal.name) or grade_where(panel.refusal, answers, CLASSES)
-    if panel.gold is not None:
-        columns[panel.gold.name] = grade_where(panel.gold, answers, panel.gold_classes)
-    ends = {g.name: g.better for g in panel.all()}
+    columns = opinions_of(panel, answers)
+    scores, refused = _scores(panel, columns, len(answers)), columns[panel.refusal.name]
     seen = flags(panel.hacks, answers, panel.reference) if panel.hacks else {}
     return [
-        _row(c, k, suite, arm, refused[i], {n: (s[i], ends[n]) for n, s in columns.items()})
+        _row(c, k, suite, arm)
+        | {"outcome": _became(c, refused[i]), "scores": scores[i]}
         | ({"flags": {name: column[i] for name, column in seen.items()}} if seen else {})
         for i, (k, c) in enumerate(completions)
     ]
 
 
+def opinions_of(panel: Panel, answers: Sequence[Completion], names: Collection[str] | None = None) -> dict[str, list[Score]]:
+    """Each grader's scores, by name, of the panel or of those `names`; refusal, which decides outcomes, is among them."""
+    gold = panel.gold.name if panel.gold else ""
+    return {
+        g.name: grade_where(g, answers, panel.gold_classes if g.name == gold else CLASSES)
+        for g in {g.name: g for g in (panel.refusal, *panel.all())}.values()
+        if names is None or g.name in names
+    }
+
+
+def regrade(out: Path, panel: Panel, *, again: Collection[str] = ()) -> int:
+    """Bring stored rows to this panel without asking anybody again: returns how many rows were graded, 0 if all was as it is.
+
+    Graded by are those of the panel whose code, settings or weights are not the ones that graded the rows, and those named
+    `again`. What another grader of the same name said stays beside it as NAME@IDENTITY; columns of graders that are not on the
+    panel stay as they are. Killed, it left the old rows or the new ones.
+    """
+    asked, names = read_json(out / ASKED), stale(out, panel, again)
+    known = asked.get("judges", {})
+    rows = read_rows(out / ROWS) if names else []
+    if rows:
+        some = (rows[start : start + REGRADED] for start in range(0, len(rows), REGRADED))
+        renewed = [dumps(row) for batch in some for row in _regraded(batch, panel, names, known)]
+        write_text(out / ROWS, "\n".join([*renewed, ""]))
+    if names:
+        write_json(out / ASKED, {**asked, "judges": _judges(panel)})
+    return len(rows)
+
+
+def stale(out: Path, panel: Panel, again: Collection[str] = ()) -> set[str]:
+    """The names of those that `regrade` would let grade."""
+    known = read_json(out / ASKED).get("judges", {})
+    return {name for name, identity in _judges(panel).items() if name in again or known.get(name) != identity}
+
+
+def away(out: Path) -> set[str]:
+    """The graders that could not be had for some stored row."""
+    if OUTAGE.encode() not in (out / ROWS).read_bytes():
+        return set()
+    return {name for row in read_rows(out / ROWS) for name, s in row["scores"].items() if s["why"].startswith(OUTAGE)}
+
+
+def _regraded(rows: Sequence[Row], panel: Panel, names: Collection[str], known: Mapping[str, str]) -> list[Row]:
+    answers = [restored(row, where=f"row {row.get('key')}") for row in rows]
+    columns, judges = opinions_of(panel, answers, names), _judges(panel)
+    scores, refused = _scores(panel, columns, len(answers)), columns.get(panel.refusal.name)
+    seen = flags(panel.hacks, answers, panel.reference) if HACKS in names else {}
+    others = {name: f"{name}@{known[name]}" for name in columns if known.get(name) not in (None, judges[name])}
+    return [
+        row
+        | {"scores": {**row["scores"], **_renamed(row["scores"], others), **scores[i]}}
+        | ({"outcome": _became(c, refused[i])} if refused else {})
+        | ({"flags": {name: column[i] for name, column in seen.items()}} if seen else {})
+        for i, (row, c) in enumerate(zip(rows, answers, strict=True))
+    ]
+
+
+def _renamed(scores: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {new: scores[old] for old, new in names.items() if old in scores}
+
+
+def _judges(panel: Panel) -> dict[str, str]:
+    """What graded, by name: the identity of each, and of the detectors all together."""
+    graders = {g.name: g.identity for g in (panel.refusal, *panel.all())}
+    return {**graders, HACKS: digest([[h.name for h in panel.hacks], asdict(panel.reference)])} if panel.hacks else graders
+
+
+def _scores(panel: Panel, columns: Mapping[str, Sequence[Score]], count: int) -> list[dict[str, Any]]:
+    """What each row's `scores` holds; refusal only where it is one of the panel's graders."""
+    ends = {g.name: g.better for g in panel.all()}
+    shown = {name: column for name, column in columns.items() if name in ends}
+    return [{name: _score(column[i], ends[name]) for name, column in shown.items()} for i in range(count)]
+
+
+def _score(given: Score, better: Better) -> dict[str, Any]:
+    return {"value": given.value, "why": given.why, "parts": dict(given.parts), "better": better}
+
+
 def grade_where(grader: Named, completions: Sequence[Completion], classes: Sequence[str]) -> list[Score]:
     """Grade the completions of some classes; the others, and those that never came, get `Score(None)`.
 
-    Raises `RunError` if a grader fails."""
-    chosen = [i for i, c in enumerate(completions) if c.finish != "error" and klass(c.example) in classes]
-    given = grade(grader, [completions[i] for i in chosen])
+    So do all of them where a judge behind a network cannot be had: answers are worth keeping, and `temper rescore` grades them
+    later. Raises `RunError` if a grader fails in any other way.
+    """
+    thinking = getattr(grader.grade, "scope", "") == "think"  # what reads thoughts is not loaded for replies that have none
+    chosen = [
+        i
+        for i, c in enumerate(completions)
+        if c.finish != "error" and klass(c.example) in classes and (c.reasoning.strip() or not thinking)
+    ]
+    try:
+        given = grade(grader, [completions[i] for i in chosen])
+    except ModelError as error:
+        if not grader.slow:
+            raise
+        logging.getLogger(__name__).warning("%s graded nothing of %d answers: %s", grader.name, len(chosen), error)
+        given = [Score(None, f"{OUTAGE}: {error}")] * len(chosen)
     scores = [Score(None, "not asked about this class")] * len(completions)
     for i, score in zip(chosen, given, strict=True):
         scores[i] = score
@@ -128,19 +278,40 @@ def klass(example: Example) -> str:
     return found[0]
 
 
-def _claim(out: Path, address: str) -> None:
-    meta = out / "asked.json"
+def _claim(out: Path, address: str, panel: Panel) -> None:
+    """Make the folder this address's, its rows graded by this panel."""
+    meta = out / ASKED
     if not meta.is_file():
-        write_json(meta, {"address": address})
+        write_json(meta, {"address": address, "judges": _judges(panel)})
     elif read_json(meta)["address"] != address:
         raise ProofError(
             f"{out}: holds answers of another model, suite or decoding (address {read_json(meta)['address']}, wanted {address}); "
             "give another --out, or delete that folder"
         )
+    regrade(out, panel)
 
 
-def _take(missing: list[tuple[Example, int]]) -> tuple[list[tuple[Example, int]], list[tuple[Example, int]]]:
-    return missing[:CHUNK], missing[CHUNK:]
+def _keys(suite: Suite, arm: str, samples: int) -> dict[str, tuple[Example, int]]:
+    """Every (example, sample) by the key of its row, in the order of the suite."""
+    return {digest([suite.name, arm, e.id, k]): (e, k) for e in suite.examples for k in range(samples)}
+
+
+def _answers(sampler: Sampler, missing: Wanted, samples: int) -> Iterator[list[tuple[int, Completion]]]:
+    if isinstance(sampler, Streams):
+        yield from sampler.stream(missing)
+        return
+    size = getattr(sampler, "chunk", CHUNK)
+    for start in range(0, len(missing), size):
+        yield _ask(sampler, missing[start : start + size], samples)
+
+
+def _in_order(path: Path, keys: Sequence[str]) -> None:
+    """Put finished rows into the order of the suite: equal answers make equal files, however they came."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    by_key = {found[1].decode(): line for line in lines if (found := _KEY.search(line))}
+    ordered = [by_key[key] for key in keys]
+    if ordered != lines:
+        write_text(path, b"".join(ordered).decode())
 
 
 def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) -> list[tuple[int, Completion]]:
@@ -150,7 +321,7 @@ def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) 
     return [(k, answers[e.id][k]) for e, k in wanted]
 
 
-def _row(c: Completion, k: int, suite: Suite, arm: str, refused: Score, scores: dict[str, tuple[Score, Better]]) -> Row:
+def _row(c: Completion, k: int, suite: Suite, arm: str) -> Row:
     usage = asdict(c.usage) if c.usage else asdict(Usage())
     row: dict[str, Any] = {
         "key": digest([suite.name, arm, c.example.id, k]),
@@ -169,14 +340,17 @@ def _row(c: Completion, k: int, suite: Suite, arm: str, refused: Score, scores: 
         "raw": c.raw,
         "finish": c.finish,
         "thought": c.thought,
-        "outcome": outcome(answer=c.answer, thought=c.thought, finish=c.finish, refused=refused.value, raw=c.raw),
         "usage": usage,
-        "scores": {
-            name: {"value": s.value, "why": s.why, "parts": dict(s.parts), "better": better}
-            for name, (s, better) in scores.items()
-        },
     }
     return row | _origin(c, suite)
+
+
+def _became(c: Completion, refused: Score) -> Outcome:
+    """The outcome; where a guard before the model withheld the whole answer, the system that was asked refused."""
+    guard = c.facts.get("guard")
+    if not c.answer and isinstance(guard, Mapping) and guard.get("finish_reason") == CONTENT_FILTER:
+        return Outcome.REFUSED
+    return outcome(answer=c.answer, thought=c.thought, finish=c.finish, refused=refused.value, raw=c.raw)
 
 
 def _origin(c: Completion, suite: Suite) -> Row:
@@ -185,9 +359,9 @@ def _origin(c: Completion, suite: Suite) -> Row:
     told = {
         "of": suite.of,
         "how": list(suite.how),
+        "tags": sorted(t for t in c.example.tags if t not in CLASSES and not t.startswith("category:")),
         "asked": [] if plain else [asdict(m) for m in c.example.messages],
         "facts": dict(c.facts),
-        "tags": sorted(t for t in c.example.tags if t not in CLASSES and not t.startswith("category:")),
         "error": c.error,
     }
     return {name: value for name, value in told.items() if value}

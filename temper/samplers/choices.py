@@ -21,6 +21,9 @@ READING = 2
 Spoken = tuple[str, Sequence[tuple[str, Mapping[str, float]]]]
 """A reply's text, and each of its tokens with the log-probabilities in its place."""
 
+CONTENT_FILTER = "content_filter"
+"""The finish_reason by which a server says that a guard withheld the reply, or the rest of it."""
+
 _TOP = 20  # the most that OpenAI and a vLLM server with its defaults list
 _SHORT = 60  # characters of a reply that may still be a label, and that an error shows
 _THOUGHT_ENDS = ("</think>", "<|message|>")
@@ -43,6 +46,7 @@ class ChatChoice(BaseModel):
     text: str = ""
     finish_reason: str | None = None
     logprobs: Any = None
+    content_filter_results: Any = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -64,14 +68,33 @@ class Logprobs(BaseModel):
     content: list[Token] | None = None
 
 
+class Details(BaseModel):
+    reasoning_tokens: int | None = None
+
+
 class Counts(BaseModel):
+    """Tokens as a server counts them; those of the thought stand in `completion_tokens_details` (OpenAI, DeepSeek), or beside the
+    others (SGLang).
+    """
+
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
+    reasoning_tokens: int | None = None
+    completion_tokens_details: Details | None = None
+
+    @property
+    def thought(self) -> int | None:
+        """Tokens of the thought, None where the server does not say."""
+        details = self.completion_tokens_details
+        return self.reasoning_tokens if details is None or details.reasoning_tokens is None else details.reasoning_tokens
 
 
 class Reply(BaseModel):
+    """`guard` is what a guarded gateway tells of its own verdicts, in whatever form."""
+
     choices: list[ChatChoice] = Field(min_length=1)
     usage: Counts | None = None
+    guard: Any = None
 
 
 def spoken(choice: ChatChoice) -> Spoken:
@@ -147,7 +170,7 @@ def _answer(choice: ChatChoice) -> str:
 
 
 def _refused(choice: ChatChoice, text: str) -> bool:
-    return bool(choice.message.refusal) or choice.finish_reason == "content_filter" or _DECLINED.match(text) is not None
+    return bool(choice.message.refusal) or choice.finish_reason == CONTENT_FILTER or _DECLINED.match(text) is not None
 
 
 def _label(text: str, choices: Sequence[str], names: Mapping[str, str]) -> str | None:

@@ -7,13 +7,16 @@ import asyncio
 import email.utils
 import os
 import random
+import ssl
 import threading
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
@@ -21,7 +24,20 @@ from pydantic import ValidationError
 from temper.errors import ModelError
 from temper.files import digest, dumps
 from temper.samplers.asking import Asked, Breaker, Chosen, Told
-from temper.samplers.choices import AUTO, READING, Counts, Form, Reply, Spoken, form_fields, named, read_choice, spoken
+from temper.samplers.choices import (
+    AUTO,
+    CONTENT_FILTER,
+    READING,
+    Counts,
+    Form,
+    Reply,
+    Spoken,
+    form_fields,
+    named,
+    read_choice,
+    spoken,
+)
+from temper.samplers.flow import Put, flow
 from temper.text.invisible import visible
 from temper.text.split import left_open, render, split
 from temper.types import Completion, Example, Usage
@@ -31,7 +47,12 @@ T = TypeVar("T")
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses that may pass: time-outs, conflicts, rate limits, server errors, and 529 (overloaded) of some hosts."""
 
+_MAY_PASS = frozenset({None, 200, *RETRIED})
+"""What may be otherwise at the next try; None is a lost connection, 200 a reply that is garbage."""
+
 _UNKNOWN_FIELD = frozenset({400, 422, 501})
+_PATIENCE = 5  # requests in a row that come to nothing, or as many as are under way: then the server is taken to be down
+_AHEAD = 64  # answers, or twice what is under way, that may wait for a grader; a killed process asks for them again
 _HOPELESS = frozenset({401, 403, 404, 405})
 # vLLM and SGLang go on from the last assistant message with these; so do newer versions of llama.cpp, others by themselves.
 _CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
@@ -63,6 +84,19 @@ class _Received(NamedTuple):
     retries: int
 
 
+class _Link(NamedTuple):
+    """A connection for one request after the other, below httpx's client: its cookies and redirects are a third of the CPU."""
+
+    transport: httpx.AsyncHTTPTransport
+    headers: Mapping[str, str]
+
+    async def post(self, url: str, content: bytes) -> httpx.Response:
+        request = httpx.Request("POST", url, headers=self.headers, content=content)
+        response = await self.transport.handle_async_request(request)
+        await response.aread()
+        return response
+
+
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
     """`POST {url}/{path}` with retries: what every caller of a server here shares."""
@@ -79,54 +113,74 @@ class _Endpoint:
     def address(self) -> str:
         return f"{self.url.rstrip('/')}/{self.path}"
 
-    async def gather(self, count: int, ask: Callable[[httpx.AsyncClient, int], Coroutine[object, object, T]]) -> list[T]:
-        """`ask(client, i)` for every i below `count`, in order; the first `ModelError` cancels what is still under way."""
-        gate = asyncio.Semaphore(self.concurrency)  # waiting here, unlike in the pool, does not use up a request's timeout
+    async def gather(self, count: int, ask: "Callable[[_Link, int], Coroutine[object, object, T]]") -> list[T]:
+        """`ask(link, i)` for every i below `count`, in order; the first `ModelError` cancels what is still under way."""
+        found: dict[int, T] = {}
 
-        async def one(index: int) -> T:
-            async with gate:
-                return await ask(client, index)
+        async def one(link: _Link, index: int) -> None:
+            found[index] = await ask(link, index)
 
-        limits = httpx.Limits(max_connections=self.concurrency)
-        async with httpx.AsyncClient(headers=self._headers(), timeout=self.timeout, limits=limits) as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(index)) for index in range(count)]
-            except* ModelError as failures:
-                failure = failures.exceptions[0]
-            else:
-                return [task.result() for task in tasks]
+        await self.spread(count, one)
+        return [found[index] for index in range(count)]
+
+    async def spread(self, count: int, ask: "Callable[[_Link, int], Coroutine[object, object, None]]") -> None:
+        """`ask(link, i)` for every i below `count` by `concurrency` workers, each of which takes the next i when it is done."""
+        waiting = iter(range(count))
+        headers, secure = self._headers(), httpx.create_ssl_context() if self.url.startswith("https:") else False
+
+        async def worker() -> None:
+            async with self._transport(secure) as transport:
+                for index in waiting:
+                    await ask(_Link(transport, headers), index)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.concurrency, count)):
+                    group.create_task(worker())
+        except* ModelError as failures:
+            failure = failures.exceptions[0]
+        else:
+            return
         raise failure
 
-    async def ask(
-        self, client: httpx.AsyncClient, body: Mapping[str, object], given_up: Callable[[], bool] = lambda: False
-    ) -> _Received:
+    def _transport(self, secure: ssl.SSLContext | bool) -> httpx.AsyncHTTPTransport:
+        """One connection, through the proxy of the environment if there is one.
+
+        A pool that many requests share looks at all of them for each: with 100 under way it took four times the CPU of the rest.
+        """
+        return httpx.AsyncHTTPTransport(verify=secure, limits=httpx.Limits(max_connections=1), proxy=_proxy(self.url))
+
+    async def ask(self, link: "_Link", body: Mapping[str, object], given_up: Callable[[], bool] = lambda: False) -> _Received:
         """One reply, after as many tries as it takes or is allowed; `given_up` ends the trying early."""
         content = dumps(body).encode()  # unlike httpx's own encoding, this one survives half a surrogate pair
         for tried in range(self.retries + 1):
-            try:
-                async with asyncio.timeout(self.timeout):  # httpx's own time-outs begin anew with every byte
-                    response = await client.post(self.address, content=content)
-            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-                raise ModelError(f"{self.shown()}: {error}; wanted a URL such as http://localhost:8000/v1") from None
-            except (httpx.TransportError, TimeoutError) as error:
-                told, wait = f"{self.shown()}: {_lost(error, self.timeout)} ({tried + 1} tries)", 0.0
-                failed = _HttpError(told, None, tried + 1)
-            else:
-                if response.is_success:
-                    return _Received(self._parsed(response, tried + 1), tried)
-                failed = _HttpError(self._refused(response, tried + 1), response.status_code, tried + 1)
-                wait = _retry_after(response)
-            if tried == self.retries or given_up() or failed.status not in {None, *RETRIED}:
-                raise failed
+            found, wait = await self._once(link, content, tried)
+            if isinstance(found, Reply):
+                return _Received(found, tried)
+            if tried == self.retries or given_up() or found.status not in _MAY_PASS:
+                raise found
             await asyncio.sleep(wait + self._pause(tried))
         raise AssertionError("the last try returns or raises")
+
+    async def _once(self, link: "_Link", content: bytes, tried: int) -> "tuple[Reply | _HttpError, float]":
+        """A reply, or why there is none and the seconds that the server asks to wait."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                response = await link.post(self.address, content)
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise ModelError(f"{self.shown()}: {error}; wanted a URL such as http://localhost:8000/v1") from None
+        except (httpx.HTTPError, TimeoutError) as error:
+            return _HttpError(f"{self.shown()}: {_lost(error, self.timeout)} ({tried + 1} tries)", None, tried + 1), 0.0
+        if response.is_success:
+            return self._parsed(response, tried + 1), 0.0
+        return _HttpError(self._refused(response, tried + 1), response.status_code, tried + 1), _retry_after(response)
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise ModelError(f"{self.shown()}: ${self.key_env} holds spaces or control characters; wanted a key")
-        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        plain = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "gzip"}
+        return plain | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def _key(self) -> str:
         return os.environ.get(self.key_env, "").strip()
@@ -136,18 +190,18 @@ class _Endpoint:
         longest: float = min(self.pause * 2.0**tried, _LONGEST_PAUSE)
         return longest * random.uniform(0.5, 1.0)
 
-    def _parsed(self, response: httpx.Response, tries: int) -> Reply:
+    def _parsed(self, response: httpx.Response, tries: int) -> Reply | _HttpError:
         try:
             return Reply.model_validate_json(response.content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
-            raise _HttpError(
-                f"{self.shown()}: HTTP {response.status_code}, but not a chat completion ({field or 'body'}: {first['msg']}); "
-                "is this an OpenAI-compatible endpoint?",
-                response.status_code,
+            return _HttpError(
+                f"{self.shown()}: HTTP {response.status_code}, but not a chat completion ({field or 'body'}: {first['msg']}; "
+                f"{tries} tries); is this an OpenAI-compatible endpoint?",
+                httpx.codes.OK,
                 tries,
-            ) from None
+            )
 
     def _refused(self, response: httpx.Response, tries: int) -> str:
         hint = _HINTS.get(response.status_code, "").replace("${key}", f"${self.key_env}")
@@ -178,7 +232,10 @@ class Remote:
     thought and the server does not split it off. `extra` goes into the body as it is; a None there removes a field
     (`{"max_tokens": None, "max_completion_tokens": 512}`).
 
-    Raises `ModelError` with URL, status and a hint.
+    A request that comes to nothing after every try becomes a completion that finished by `error` and says why, and the others go
+    on. `ModelError`, with URL, status and a hint, is raised only where asking on is vain: the address or the key is wrong, no
+    request was ever answered, or as many in a row as are under way (at least 5) came to nothing. The failures of such an outage
+    are no completions, so that they are asked again.
     """
 
     url: str
@@ -195,26 +252,33 @@ class Remote:
     retries: int = 5
     pause: float = 0.5
     extra: Mapping[str, object] = field(default_factory=dict)
+    breaker: Breaker = field(init=False, repr=False, compare=False)
+    answered: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "breaker", Breaker(limit=max(_PATIENCE, self.concurrency)))
 
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
-        began = time.perf_counter()
         asked = [(example, sample) for example in examples for sample in range(n)]
-        replies = _run(lambda: self._ask_all(asked))
-        share = (time.perf_counter() - began) / max(len(asked), 1)
-        made = [self._completion(example, reply, share) for (example, _), reply in zip(asked, replies, strict=True)]
-        return [made[k * n : (k + 1) * n] for k in range(len(examples))]
+        made = dict(answer for batch in self._answers(asked) for answer in batch)
+        return [[made[k * n + sample] for sample in range(n)] for k in range(len(examples))]
+
+    def stream(self, asked: Sequence[tuple[Example, int]], /) -> Iterator[list[tuple[int, Completion]]]:
+        """(sample, completion) of each (example, sample) as it comes, in batches; `concurrency` are under way all the time."""
+        for batch in self._answers(asked):
+            yield [(asked[index][1], completion) for index, completion in batch]
 
     @property
     def endpoint(self) -> str:
         return f"{self.url.rstrip('/')}/chat/completions"
 
-    async def _ask_all(self, asked: Sequence[tuple[Example, int]]) -> list[Reply]:
+    def _answers(self, asked: Sequence[tuple[Example, int]]) -> "Iterator[list[_Answer]]":
         server = _Endpoint(self.url, self.key_env, self.concurrency, self.timeout, self.retries, self.pause)
-
-        async def one(client: httpx.AsyncClient, index: int) -> Reply:
-            return (await server.ask(client, self._body(*asked[index]))).reply
-
-        return await server.gather(len(asked), one)
+        return (
+            flow(lambda put: _Asking(self, server, put).all(asked), ahead=max(_AHEAD, 2 * self.concurrency))
+            if asked
+            else iter(())
+        )
 
     def _body(self, example: Example, sample: int) -> dict[str, object]:
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -237,8 +301,6 @@ class Remote:
         text = text.removeprefix(example.prefill)
         opened = left_open(example.prefill, opened=self.opened)
         parts = split(text, opened=opened, reasoning_content=choice.message.thought)
-        counts = reply.usage
-        usage = Usage(counts.prompt_tokens or 0, counts.completion_tokens or 0, seconds) if counts else None
         return Completion(
             example,
             parts.answer,
@@ -246,8 +308,96 @@ class Remote:
             finish="length" if choice.finish_reason == "length" else "stop",
             thought=parts.thought,
             raw=text if choice.message.thought is None else _as_written(choice.message.thought, text),
-            usage=usage,
+            usage=_usage(reply.usage, seconds),
+            facts=_guarded(reply),
         )
+
+
+_Answer = tuple[int, Completion]  # its place among those asked
+
+
+@dataclass(slots=True)
+class _Asking:
+    """One stream of a `Remote`: what is under way, and the failures that may yet turn out to be the server's.
+
+    `shared` is the time that passed so far, each moment of it divided by the requests then under way: what one of them took of
+    the whole is the difference between its end and its beginning.
+    """
+
+    remote: Remote
+    server: _Endpoint
+    put: Put[_Answer]
+    under_way: int = 0
+    changed: float = 0.0
+    shared: float = 0.0
+    doubtful: list[_Answer] = field(default_factory=list)
+
+    async def all(self, asked: Sequence[tuple[Example, int]]) -> None:
+        async def one(link: _Link, index: int) -> None:
+            await self._one(link, index, *asked[index])
+
+        await self.server.spread(len(asked), one)
+        await self._settle()
+
+    async def _one(self, link: _Link, index: int, example: Example, sample: int) -> None:
+        began = self._under_way(1)
+        try:
+            received = await self.server.ask(link, self.remote._body(example, sample), self.remote.breaker.is_open)
+        except _HttpError as error:
+            await self._failed(index, example, error)
+            return
+        finally:
+            seconds = self._under_way(-1) - began
+        self.remote.breaker.succeeded()
+        self.remote.answered.set()
+        await self._settle()
+        await self.put((index, self.remote._completion(example, received.reply, seconds)))
+
+    def _under_way(self, change: int) -> float:
+        now = time.perf_counter()
+        self.shared += (now - self.changed) / self.under_way if self.under_way else 0.0
+        self.changed, self.under_way = now, self.under_way + change
+        return self.shared
+
+    async def _failed(self, index: int, example: Example, error: _HttpError) -> None:
+        """One request came to nothing: by itself, or with all others because the server is down."""
+        breaker, failed = self.remote.breaker, Completion(example, "", finish="error", error=str(error))
+        if error.status in _HOPELESS:
+            raise error
+        if self.remote.answered.is_set() and error.status not in _MAY_PASS:
+            breaker.succeeded()
+            await self.put((index, failed))
+            return
+        breaker.failed(str(error))
+        self.doubtful.append((index, failed))
+        if breaker.is_open():
+            raise ModelError(f"{error}; {len(self.doubtful)} requests in a row came to nothing, and asking ended there")
+
+    async def _settle(self) -> None:
+        """Failures from before an answer were those of their requests; where no answer ever came, the server's."""
+        if self.doubtful and not self.remote.answered.is_set():
+            raise ModelError(self.doubtful[-1][1].error)
+        failed, self.doubtful = self.doubtful, []
+        for each in failed:
+            await self.put(each)
+
+
+def _usage(counts: Counts | None, seconds: float) -> Usage | None:
+    if counts is None:
+        return None
+    return Usage(counts.prompt_tokens or 0, counts.completion_tokens or 0, seconds, counts.thought)
+
+
+def _guarded(reply: Reply) -> dict[str, object]:
+    """What a guard before the model told: that it withheld something, and its verdicts."""
+    choice = reply.choices[0]
+    told = {
+        "finish_reason": choice.finish_reason if choice.finish_reason == CONTENT_FILTER else None,
+        "results": choice.content_filter_results,
+        "verdicts": reply.guard,
+    }
+    found = {name: value for name, value in told.items() if value}
+    return {"guard": found} if found else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,10 +459,10 @@ class Chooser:
     async def _choose_all(self, asked: Sequence[Asked], told: Told | None) -> list[Chosen]:
         server = self._server()
 
-        async def one(client: httpx.AsyncClient, index: int) -> Chosen:
+        async def one(link: _Link, index: int) -> Chosen:
             began = time.perf_counter()
             spent: Counter[str] = Counter()
-            chances, why = await self._choose(server, client, asked[index], spent)
+            chances, why = await self._choose(server, link, asked[index], spent)
             reply = (chances, why, {**spent, "seconds": time.perf_counter() - began})
             if told is not None:
                 told(index, reply)
@@ -321,7 +471,7 @@ class Chooser:
         return await server.gather(len(asked), one)
 
     async def _choose(
-        self, server: _Endpoint, client: httpx.AsyncClient, asked: Asked, spent: "Counter[str]"
+        self, server: _Endpoint, link: _Link, asked: Asked, spent: "Counter[str]"
     ) -> tuple[dict[str, float] | None, str]:
         """A distribution over the choices by the first form that yields one, else why there is none."""
         why, turned_down = "", []
@@ -330,7 +480,7 @@ class Chooser:
                 spent["outages"] += 1
                 return None, why or refusal
             try:
-                received = await server.ask(client, self._body(asked, form), self.breaker.is_open)
+                received = await server.ask(link, self._body(asked, form), self.breaker.is_open)
             except _HttpError as error:
                 self._failed(error, spent)
                 why = str(error)
@@ -408,22 +558,22 @@ class Completer:
         """Replies or reasons in order; `outages` gets the places of calls that failed because of the server."""
         chat, text = self._server("chat/completions"), self._server("completions")
 
-        async def one(client: httpx.AsyncClient, index: int) -> Spoken | str:
+        async def one(link: _Link, index: int) -> Spoken | str:
             body = {**bodies[index], "model": self.model}
             server = chat if "messages" in body else text
             listed = {"logprobs": True, "top_logprobs": body["logprobs"]} if server is chat else {}
-            reply, outage = await self._one(server, client, body | listed)
+            reply, outage = await self._one(server, link, body | listed)
             outages.extend([index] * outage)
             return reply
 
         return await chat.gather(len(bodies), one)
 
-    async def _one(self, server: _Endpoint, client: httpx.AsyncClient, body: Mapping[str, object]) -> tuple[Spoken | str, bool]:
+    async def _one(self, server: _Endpoint, link: _Link, body: Mapping[str, object]) -> tuple[Spoken | str, bool]:
         """A body's reply, or why there is none; and whether the server is to blame."""
         if refusal := self.breaker.refusal():
             return refusal, True
         try:
-            received = await server.ask(client, body, self.breaker.is_open)
+            received = await server.ask(link, body, self.breaker.is_open)
         except _HttpError as error:
             return str(error), _outage(error, self.breaker)
         self.breaker.succeeded()
@@ -441,11 +591,19 @@ def _outage(error: _HttpError, breaker: Breaker) -> bool:
     """
     if error.status in _HOPELESS:
         raise error
-    if error.status not in {None, httpx.codes.OK, *RETRIED}:
+    if error.status not in _MAY_PASS:
         breaker.succeeded()
         return False
     breaker.failed(str(error))
     return True
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for this URL, None without one."""
+    found, parts = urllib.request.getproxies(), urlsplit(url)
+    if urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return found.get(parts.scheme) or found.get("all")
 
 
 def _as_written(thought: str, text: str) -> str:

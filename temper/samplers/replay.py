@@ -2,15 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from temper.errors import DataError, nearest
 from temper.files import read_rows
-from temper.types import Completion, Example, Usage
+from temper.types import Completion, Example, Message, Role, Usage
 
 _LISTED = 5  # ids shown in an error
 
@@ -19,6 +19,12 @@ class _Usage(BaseModel):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    reasoning_tokens: int | None = None
+
+
+class _Message(BaseModel):
+    role: Role
+    content: str
 
 
 class _Row(BaseModel):
@@ -31,10 +37,18 @@ class _Row(BaseModel):
     prompt: str
     answer: str
     reasoning: str = ""
-    finish: Literal["stop", "length"] = "stop"
+    finish: Literal["stop", "length", "error"] = "stop"
     thought: Literal["none", "closed", "open"] = "none"
     raw: str = ""
     usage: _Usage | None = None
+    error: str = ""
+    facts: dict[str, Any] = {}
+    asked: list[_Message] = []
+    category: str = ""
+    klass: str = Field("", alias="class")
+    group: str = ""
+    language: str = "en"
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +116,29 @@ def _by_example(source: str, rows: Iterable[_Row]) -> dict[str, tuple[_Row, ...]
     return {id: tuple(samples[k] for k in sorted(samples)) for id, samples in grouped.items()}
 
 
+def restored(row: Mapping[str, Any], *, where: str = "row") -> Completion:
+    """The completion that a stored row is about, with what was asked. Raises `DataError` naming a wrong field."""
+    parsed = _parsed(where, row)
+    return _completion(_example(parsed), parsed)
+
+
+def _example(row: _Row) -> Example:
+    messages = tuple(Message(m.role, m.content) for m in row.asked) or (Message("user", row.prompt),)
+    group = "" if row.group == row.id else row.group  # a prompt without a group is written down as its own
+    tags = {row.klass, f"category:{row.category}" if row.category else ""} - {""}
+    plain = Example(row.id, messages, target=row.target, tags=frozenset(tags), language=row.language, group=group)
+    return plain if plain.prompt == row.prompt else replace(plain, goal=row.prompt)
+
+
 def _completion(example: Example, row: _Row) -> Completion:
-    usage = Usage(**row.usage.model_dump()) if row.usage else None
     return Completion(
-        example, row.answer, row.reasoning, finish=row.finish, thought=row.thought, raw=row.raw or row.answer, usage=usage
+        example,
+        row.answer,
+        row.reasoning,
+        finish=row.finish,
+        thought=row.thought,
+        raw=row.raw or row.answer,
+        usage=Usage(**row.usage.model_dump()) if row.usage else None,
+        error=row.error,
+        facts=row.facts,
     )
