@@ -315,6 +315,17 @@ def test_a_check_may_name_any_metric_and_a_difference_of_one() -> None:
     assert set(RATES) <= set(measures.table(("x",)))
 
 
+def test_how_much_a_rate_depends_on_how_it_is_asked_is_a_figure_of_a_check(recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text().replace('check = "breakout(S0) > 0.4"', 'check = "spread(S0) > 0.4"')
+    recipe.write_text(text)
+    folder = make_seed(recipe, tmp_path, 0)
+    told = {"unsafe": {"spread": {"value": 0.7, "n": 20, "low": 0.5, "high": 0.8}, "flip_rate": None}}
+    summary = read_json(folder / "summary.json")
+    write_json(folder / "summary.json", {**summary, "sensitivity": {"arms": {"S0": {"measures": told}}}})
+    prediction = aggregate(gather(recipe, tmp_path, [0]))["predictions"][0]
+    assert (prediction["verdict"], prediction["left"]["low"]) == ("held", 0.5)
+
+
 def test_a_claim_about_weights_resamples_prompts_and_one_seed_has_an_interval(recipe: Path, tmp_path: Path) -> None:
     make_seed(recipe, tmp_path / "x", 1)
     about_weights = recipe.read_text().replace("[experiment]", '[experiment]\nclaims = "weights"\nsecondary = ["unsafe"]')

@@ -94,7 +94,7 @@ def test_arms_are_compared_on_the_prompts_both_answered_several_times():
     wild = [r for i in range(40) for r in answers("rl", number=i, outcome=["answered", "refused", "loop"])]
     [pair] = [p for p in analyse(Evidence({"base": calm, "rl": wild}))["pairs"] if p["measure"] == "outcomes"]
     assert (pair["n"], pair["value"]) == (30, 1.0)
-    assert pair["low"] > 0.9
+    assert pair["low"] > 0.8  # 30 of 30 rose: what was not seen has its exact bound
 
 
 def test_rewritten_prompts_are_not_the_same_prompt():

@@ -9,7 +9,7 @@ from typing import Any
 
 from temper import stats
 from temper.errors import UsageError
-from temper.experiment.measure import Seed, metric_of, read_seed
+from temper.experiment.measure import ASKED, Seed, metric_of, read_seed
 from temper.experiment.seeds import finished, folder_of, other_recipes, planned_in
 from temper.files import Row
 from temper.prove.metrics import HACK, Prompt
@@ -250,6 +250,9 @@ def _trained_figure(table: Table, condition: Condition, what: str, arm: str) -> 
     if what == "breakout":
         broken = _breakouts(table, condition, arm)
         return stats.clopper_pearson(sum(broken.values()), len(broken))
+    if what in ASKED:
+        known = [found for seed in table.seeds if (found := seed.sensitivity.get(arm, {}).get(what)) is not None]
+        return known[0] if len(known) == 1 else _seed_mean([found.value for found in known])
     if what == "hacking":
         return _worst_hack([seed.hacks(arm, condition.suites) for seed in table.seeds])
     training = [seed.training[arm] for seed in table.seeds]

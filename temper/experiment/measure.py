@@ -4,6 +4,7 @@ Values come from the rows of the proof; the state of training from summary.json'
 and from the stage's metrics.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from temper.prove import metrics as measures
 from temper.prove.gaming import HACKED, UNSAFE
 from temper.prove.metrics import HACK, Metric, Prompt
 from temper.report.read import Run, read_run
+from temper.stats import Estimate
 from temper.train.planned import named_metrics
 from temper.train.recipe import Recipe
 from temper.types import Better
 
 AT_THE_END = 0.1  # of the steps: what a stage's own metrics are averaged over where no gaming analysis was written
 Values = Mapping[Prompt, float]
+ASKED = {"spread": "spread", "flips": "flip_rate"}  # a check's figure and its name in summary.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Training:
 class Seed:
     """One run: values by arm and metric, and what training left.
 
-    `groups` are the clusters of prompts, `bank` the hacks that the proof looked for, `rewarded` the arms that end in RL.
+    `sensitivity` is how much an arm's unsafe rate depends on how it is asked (`prove.sensitivity`). `groups` are the clusters of prompts, `bank` the hacks that the proof looked for, `rewarded` the arms that end in RL.
     """
 
     number: int
@@ -49,6 +52,7 @@ class Seed:
     training: Mapping[str, Training]
     rewarded: Collection[str]
     facts: Mapping[str, Any]
+    sensitivity: Mapping[str, Mapping[str, Estimate]]
     steps: Mapping[str, Sequence[Row]]
 
     def of(self, arm: str, metric: str, suites: Collection[str]) -> Values:
@@ -122,6 +126,7 @@ def read_seed(folder: Path, number: int, recipe: Recipe) -> Seed:
         training={arm: _training(found, arm, end) for arm, end in ends.items()},
         rewarded={arm for arm, end in ends.items() if found.facts["stages"].get(end, {}).get("kind") == "grpo"},
         facts=found.facts,
+        sensitivity=_sensitivity(found.summary),
         steps={arm: found.steps.get(end, []) for arm, end in ends.items()},
     )
 
@@ -154,6 +159,18 @@ def _training(run: Run, arm: str, stage: str) -> Training:
         labels=max((step["labels"] for step in steps if step.get("labels") is not None), default=None),
         seconds=run.facts["stages"].get(stage, {}).get("seconds"),
     )
+
+
+def _sensitivity(summary: Mapping[str, Any]) -> dict[str, dict[str, Estimate]]:
+    """Spread and flip rate of the unsafe rate over ways of asking, by arm; empty without a grid."""
+    arms = summary.get("sensitivity", {}).get("arms", {})
+    told = {arm: of["measures"].get("unsafe", {}) for arm, of in arms.items()}
+    return {arm: {what: _estimate(of[key]) for what, key in ASKED.items() if of.get(key)} for arm, of in told.items()}
+
+
+def _estimate(told: Mapping[str, Any]) -> Estimate:
+    low, high = (bound if (bound := told[side]) is not None else edge for side, edge in (("low", -math.inf), ("high", math.inf)))
+    return Estimate(math.nan if told["value"] is None else told["value"], told["n"], low, high)
 
 
 def _value(estimate: Mapping[str, Any] | None) -> float | None:

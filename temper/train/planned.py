@@ -16,7 +16,7 @@ RATES = (
     *("accuracy", "language_answer", "language_reasoning", "readability", "closed_thought", "tokens"),
 )
 """Metrics of a proof that a check may name (`prove.metrics`)."""
-OF_ONE = ("breakout", "primary", "hacking", "gap", "aug", *RATES)
+OF_ONE = ("breakout", "primary", "hacking", "gap", "aug", "spread", "flips", *RATES)
 OF_TWO = ("difference",)
 TERM = re.compile(r"(?:(?P<times>\d+(?:\.\d+)?)\s*\*\s*)?(?P<what>[a-z_]+)\(\s*(?P<arms>[^()]*?)\s*\)")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
