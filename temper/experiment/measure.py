@@ -42,7 +42,8 @@ class Training:
 class Seed:
     """One run: values by arm and metric, and what training left.
 
-    `sensitivity` is how much an arm's unsafe rate depends on how it is asked (`prove.sensitivity`). `groups` are the clusters of prompts, `bank` the hacks that the proof looked for, `rewarded` the arms that end in RL.
+    `sensitivity` is how much an arm's unsafe rate depends on how it is asked (`prove.sensitivity`), `groups` are the clusters of
+    prompts, `bank` the hacks that the proof looked for, `rewarded` the arms that end in RL.
     """
 
     number: int
