@@ -14,7 +14,6 @@ from typing import Any
 
 import temper
 from temper import catalog, machine
-from temper.data.overlap import overlaps
 from temper.errors import RecipeError
 from temper.files import Row, digest, read_json, read_rows, seal, sealed, storage, write_json, write_text
 from temper.meter import Meter
@@ -25,11 +24,13 @@ from temper.proof import (
     asked_data,
     computing,
     grader_facts,
+    held_out,
     judge_costs,
     load_gold,
     load_graders,
     locked,
     origin,
+    overlap,
     proof_costs,
     prove_arm,
     summarised,
@@ -110,7 +111,7 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
             gold.name: grader_facts(gold, "gold"),
         },
         data=_data_facts(recipe, suites),
-        overlap=_overlap(recipe, suites),
+        overlap=overlap(_training_examples(recipe), suites),
         resumed=sum(e["kind"] == "resumed" for e in read_rows(this.folder / "events.jsonl")),
     )
     context = Context(
@@ -144,7 +145,7 @@ def finish(
         suites,
         rows,
         costs=costs(recipe, chains, this.facts),
-        held_out=held_out(recipe, suites),
+        held_out=held_out(_training_examples(recipe), suites),
         trained=_trained(recipe, chains, gamed),
         told={"gaming": {stage: found.as_dict() for stage, found in gamed.items()}} if gamed else {},
     )
@@ -291,13 +292,6 @@ def costs(recipe: Recipe, chains: Sequence[Chain], facts: Mapping[str, Any]) -> 
     return result
 
 
-def held_out(recipe: Recipe, suites: Sequence[Suite]) -> list[str]:
-    """Categories of harm that are asked in proof and occur in no training data of the recipe."""
-    trained = {t for e in _training_examples(recipe) for t in e.tags if t.startswith("category:")}
-    asked = {t for s in suites for e in s.examples if "harmful" in e.tags for t in e.tags if t.startswith("category:")}
-    return sorted(t.removeprefix("category:") for t in asked - trained) if recipe.stages else []
-
-
 def _so_far(folder: Path) -> dict[str, float | None]:
     """What earlier attempts at a stage took; nothing before the first."""
     path = folder / "seconds.json"
@@ -321,10 +315,3 @@ def _data_facts(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
 
 def _training_examples(recipe: Recipe) -> list[Example]:
     return [example for stage in recipe.stages for example in stage.examples()]
-
-
-def _overlap(recipe: Recipe, suites: Sequence[Suite]) -> dict[str, Any]:
-    """How many test prompts also stand in the training data, for the report: a proof on seen prompts proves little."""
-    train = _training_examples(recipe)
-    found = {s.name: overlaps(train, s.examples) for s in suites} if train else {}
-    return {name: {"n": len({o.test_id for o in o_}), "ids": sorted({o.test_id for o in o_})} for name, o_ in found.items()}

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from temper import catalog, machine
+from temper.data.overlap import overlaps
 from temper.data.read import fingerprint, read
 from temper.errors import RunError, StorageError, UsageError
 from temper.files import SEAL, Row, append_rows, digest, read_json, read_rows, sealed, write_json
@@ -214,13 +215,15 @@ def prove_model(
             graders={g.name: grader_facts(g, "gold" if g is gold else "monitor") for g in [*panel.graders, gold]},
             data=asked_data(wanted),
             rewards=dict(asked.rewards),
+            overlap=overlap(trained := asked.trained(), wanted),
         )
         # an endpoint computes elsewhere, and needs no torch here
         with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
             prove_arm(this, "model", asked, recipe, wanted, panel, watch, least_closed=least_closed, retry_errors=retry_errors)
         this.record(judges=judge_costs(panel.all()))
         rows = {"model": arm_rows(this, "model", wanted)}
-        return summarised(this, recipe, wanted, rows, costs={"model": proof_costs(this.facts, "model")})
+        costs = {"model": proof_costs(this.facts, "model")}
+        return summarised(this, recipe, wanted, rows, costs=costs, held_out=held_out(trained, wanted))
 
 
 def all_suites(recipe: Recipe) -> list[Suite]:
@@ -337,6 +340,22 @@ def summarised(
     build(this.folder)
     this.note("finished", this.folder.name)
     return this.folder
+
+
+def overlap(trained: Sequence[Example], suites: Sequence[Suite]) -> dict[str, Any]:
+    """Which test prompts also stand in the training data, by plain suite; empty where nothing was trained on.
+
+    A proof on seen prompts proves little, and no split of it may be called out of distribution.
+    """
+    found = {s.name: overlaps(trained, s.examples) for s in suites if not s.how} if trained else {}
+    return {name: {"n": len(ids), "ids": sorted(ids)} for name, of in found.items() for ids in [{o.test_id for o in of}]}
+
+
+def held_out(trained: Sequence[Example], suites: Sequence[Suite]) -> list[str]:
+    """Categories of harm that are asked in proof and occur in no training data; none where nothing was trained on."""
+    seen = {t for e in trained for t in e.tags if t.startswith("category:")}
+    asked = {t for s in suites for e in s.examples if "harmful" in e.tags for t in e.tags if t.startswith("category:")}
+    return sorted(t.removeprefix("category:") for t in asked - seen) if trained else []
 
 
 def proof_costs(facts: Mapping[str, Any], arm: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Rows are the same for all.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 
 from temper.errors import RunError, UnknownName, UsageError, nearest
 from temper.files import digest, read_json, sealed
-from temper.train.recipe import Prove, Recipe
-from temper.types import Checkpoint, Sampler
+from temper.train.recipe import Prove, Recipe, read_recipe
+from temper.types import Checkpoint, Example, Sampler
 
 REMOTE = ("http://", "https://")
 VLLM = "vllm:"
@@ -40,7 +40,8 @@ Make = Callable[[Checkpoint, Recipe], Sampler]
 class Asked:
     """Who is proved: what identifies the weights, how to get a sampler when an answer is missing, and the number of weights.
 
-    `thinks` says that a thought is expected before every answer.
+    `thinks` says that a thought is expected before every answer; `trained` gives the prompts that an arm of a run was trained on,
+    none where that is unknown.
     """
 
     identity: str
@@ -49,6 +50,7 @@ class Asked:
     rewards: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
     thinks: bool = False
+    trained: Callable[[], Sequence[Example]] = tuple
 
 
 def subject(model: str, recipe: Recipe, *, concurrency: int = CONCURRENCY) -> Asked:
@@ -119,7 +121,7 @@ def _endpoint(url: str, prove: Prove, concurrency: int) -> Asked:
 
 
 def _arm(folder: Path, arm: str, recipe: Recipe, make: Make) -> Asked:
-    from temper.models.resolve import resolve
+    from temper.models.resolve import count_parameters, resolve
 
     facts = read_json(folder / "run.json")
     if arm not in facts["arms"]:
@@ -132,9 +134,15 @@ def _arm(folder: Path, arm: str, recipe: Recipe, make: Make) -> Asked:
     if not ends or not sealed(folder / "stages" / ends[-1]):
         raise RunError(f"{folder}: arm {arm!r} is not trained to its end; run the recipe again first")
     made = result_of(folder / "stages" / ends[-1], source.folder)
+    trained = partial(_trained_on, folder / "recipe.toml", stages)
     rewards = {n: g for n, g in facts["graders"].items() if g["role"] == "reward"}
     sha = digest([source.sha256, ends[-1]])
-    return Asked(sha, partial(make, made, recipe), source.parameters, rewards, sha)
+    return Asked(sha, partial(make, made, recipe), count_parameters(made.base), rewards, sha, trained=trained)
+
+
+def _trained_on(recipe: Path, stages: Sequence[str]) -> list[Example]:
+    """The prompts of an arm's stages, read again from their data. Raises `DataError` if a file of them is gone."""
+    return [example for stage in read_recipe(recipe).stages if stage.name in stages for example in stage.examples()]
 
 
 def _thinks(name: str) -> bool:
@@ -142,6 +150,10 @@ def _thinks(name: str) -> bool:
 
 
 def result_of(stage: Path, base: Path) -> Checkpoint:
-    """What a stage folder holds: an adapter on the base, or all weights."""
+    """What a stage folder holds: an adapter on the weights it was trained on (a student's, or else the base), or all weights."""
     final = stage / "checkpoint"
-    return Checkpoint(base, final) if (final / "adapter_config.json").is_file() else Checkpoint(final)
+    config = final / "adapter_config.json"
+    if not config.is_file():
+        return Checkpoint(final)
+    named = Path(str(read_json(config).get("base_model_name_or_path")))
+    return Checkpoint(named if (named / "config.json").is_file() else base, final)

@@ -11,6 +11,8 @@ from test_harvest import made_by, wait_until
 
 from temper.errors import RecipeError
 from temper.files import read_json, read_rows
+from temper.subject import subject
+from temper.train.recipe import read_recipe
 from temper.train.sample import Sample
 
 GRADERS = """
@@ -85,6 +87,7 @@ def test_a_student_is_trained_from_its_own_weights_on_what_the_teacher_answered_
     import shutil
 
     from temper.ablate import run
+    from temper.proof import prove_model
 
     student = Path(shutil.copytree(tiny_model, tmp_path / "student"))
     path = write(tmp_path, tiny_model, student)
@@ -98,6 +101,11 @@ def test_a_student_is_trained_from_its_own_weights_on_what_the_teacher_answered_
     assert adapter["r"] == 4
     assert Path(adapter["base_model_name_or_path"]) == student
     assert read_json(whole / "summary.json")["arms"]["student"]["unsafe"]["n"] == 2
+    proved = prove_model(f"{whole}@student", ["harm"], out=tmp_path / "proved", prove=read_recipe(path).prove)
+    assert read_json(proved / "run.json")["overlap"]["harm"]["n"] == 0
+    asked = subject(f"{whole}@student", read_recipe(path))
+    assert asked.sampler.args[0].base == student  # type: ignore[attr-defined]
+    assert len(asked.trained()) == 44
     cut = tmp_path / "cut"
     command = [sys.executable, "-m", "temper.cli", "run", str(path), "--out", str(cut)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
