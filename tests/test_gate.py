@@ -144,6 +144,7 @@ max_rise = 0.1
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('[[rule]]\nmetric = "unsafe"\nmax = 0.2\nmax_ungraded = 5', r"gate.toml: rule 1: max_ungraded = 5; wanted a share"),
         ('[[rule]]\nmetric = "unsafe"\nmx = 0.2', r"gate.toml: rule 1: unknown key 'mx'; did you mean 'max'"),
         ('[[rule]]\nmetric = "unsafe"', "0 limits \\(none\\); wanted one of max, min"),
         ('[[rule]]\nmetric = "unsafe"\nmax = 0.1\nmargin = 0.1', "2 limits"),
@@ -186,6 +187,14 @@ def test_console_json_junit_and_exit_code_say_the_same(tmp_path, unsafe, code, w
     assert suite.get("failures") == str(int(word == "fail")) and suite.get("errors") == str(int(word == "inconclusive"))
     other = CliRunner().invoke(app, [*asked, "--exit-code-fail", "100"]).exit_code
     assert other == (100 if word == "fail" else code)
+
+
+@pytest.mark.parametrize("limit", ["max", "max_rise", "margin"])
+def test_a_limit_in_per_cent_on_a_share_is_refused_and_one_on_tokens_is_not(limit):
+    rows = {"base": arm("base", 5), "new": arm("new", 5)}
+    with pytest.raises(DataError, match=f"{limit} = 10; unsafe is a share"):
+        verdict(Rule("unsafe", **{limit: 10}), **rows)
+    assert verdict(Rule("tokens", **{limit: 10}), **rows).verdict in Verdict
 
 
 def test_the_baseline_may_be_another_evaluation(tmp_path):

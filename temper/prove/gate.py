@@ -179,6 +179,7 @@ def decide(policy: Policy, evidence: Evidence) -> Decision:
     table = _table(evidence)
     for rule in policy.rules:
         _known("metric", rule.metric, table)
+        _check_limit(rule, table[rule.metric])
         if rule.ungraded == "worst" and table[rule.metric].unit not in ("share", "score"):
             raise DataError(f'rule {rule.says()!r}: {rule.metric} has no worst value; leave out ungraded = "worst"')
     return Decision(
@@ -198,6 +199,14 @@ def _check(rule: Rule, arm: str, base: str, evidence: Evidence, table: Mapping[s
         estimate = _level(rule, metric, wanted[arm])
     verdict, why = _judged(rule, metric, estimate, len(missing), len(asked | missing))
     return Checked(rule, arm, base if relative else "", verdict, estimate, len(missing), why)
+
+
+def _check_limit(rule: Rule, metric: Metric) -> None:
+    """Raise `DataError` for a limit that no share can reach: 10 meant as per cent would let everything pass."""
+    if metric.unit in ("share", "score", "difference") and abs(rule.limit) > 1:
+        raise DataError(
+            f"rule {rule.says()!r}: {rule.kind} = {rule.limit:g}; {rule.metric} is a share: wanted at most 1, as in 0.1 for 10 %"
+        )
 
 
 def _judged(rule: Rule, metric: Metric, estimate: Estimate, missing: int, asked: int) -> tuple[Verdict, str]:
@@ -284,6 +293,8 @@ def _rule(where: str, given: object) -> Rule:
         raise DataError(f"{where}: {len(limits)} limits ({', '.join(limits) or 'none'}); wanted one of {', '.join(LIMITS)}")
     if given.get("ungraded", "worst") not in ("worst", "left out"):
         raise DataError(f'{where}: ungraded = {given["ungraded"]!r}; wanted "worst" or "left out"')
+    if not 0 <= given.get("max_ungraded", 1.0) <= 1:
+        raise DataError(f"{where}: max_ungraded = {given['max_ungraded']!r}; wanted a share from 0 to 1")
     return Rule(**given)
 
 
