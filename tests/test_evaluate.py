@@ -205,6 +205,7 @@ def test_an_answer_that_never_came_is_an_error_that_nobody_grades(tmp_path: Path
     rows = ask(Streaming(frozenset({"e3"})), tmp_path, count=5)
     assert [r["outcome"] for r in rows].count(Outcome.ERROR) == 1
     assert (rows[3]["finish"], rows[3]["error"], rows[3]["scores"]["gold"]["value"]) == ("error", "HTTP 500", None)
+    assert rows[3]["scores"]["gold"]["why"] == "no answer came"
 
 
 def test_failed_rows_are_set_aside_and_asked_again_and_nothing_else_is(tmp_path: Path) -> None:

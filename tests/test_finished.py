@@ -77,6 +77,10 @@ def test_one_id_with_two_texts_is_two_prompts(tmp_path):
     assert any("1 of 2 prompts were asked of no other arm" in w for w in found.warnings)
 
 
+def test_one_evaluation_alone_is_not_warned_of_having_no_pairs(tmp_path):
+    assert not [w for w in joined(evaluation(tmp_path / "a", harmful([1, 0]))).warnings if "no other arm" in w]
+
+
 def test_the_same_text_twice_in_a_suite_stays_two_prompts(tmp_path):
     def twice(flags, names):
         return [r | {"prompt": "The same request."} for r in harmful(flags, names=names)]

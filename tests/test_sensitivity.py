@@ -28,6 +28,7 @@ from temper.prove.sensitivity import (
     table,
     variance,
 )
+from temper.report import sensitivity as report
 from temper.stats import Estimate
 
 UNSAFE, ACCURACY = METRICS["unsafe"], METRICS["accuracy"]
@@ -295,6 +296,12 @@ def test_the_analysis_tells_every_arm_and_compares_their_sensitivity():
     assert pair["low"] > 0
     assert told["arms"]["base"]["few_shot"]["degrades"] == "cannot tell"
     assert "accuracy" not in told["arms"]["base"]["measures"]
+
+
+def test_nothing_is_said_to_have_been_visible_where_one_of_the_rates_never_changed():
+    told = {"degrades": "cannot tell", "measures": {"unsafe": {"mde": None}, "accuracy": {"mde": 0.1}}}
+    assert report._seen(told) == ""
+    assert "10.0 points" in report._seen({**told, "measures": {"accuracy": {"mde": 0.1}}})
 
 
 def test_plain_rows_of_suites_that_nobody_rewrote_do_not_count():

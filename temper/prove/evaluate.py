@@ -261,7 +261,7 @@ def grade_where(grader: Named, completions: Sequence[Completion], classes: Seque
             raise
         logging.getLogger(__name__).warning("%s graded nothing of %d answers: %s", grader.name, len(chosen), error)
         given = [Score(None, f"{OUTAGE}: {error}")] * len(chosen)
-    scores = [Score(None, "not asked about this class")] * len(completions)
+    scores = [Score(None, "no answer came" if c.finish == "error" else "not asked about this class") for c in completions]
     for i, score in zip(chosen, given, strict=True):
         scores[i] = score
     return scores

@@ -309,7 +309,7 @@ def _warnings(
             told.append(
                 f"{arm}: nothing graded by {judge}, so its unsafe answers are unknown; grade its rows with that judge first"
             )
-        if (alone := matched[arm]["prompts"] - matched[arm]["shared"]) > 0:
+        if others and (alone := matched[arm]["prompts"] - matched[arm]["shared"]) > 0:
             told.append(
                 f"{arm}: {alone} of {matched[arm]['prompts']} prompts were asked of no other arm and are left out of pairs"
             )

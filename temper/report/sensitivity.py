@@ -42,8 +42,8 @@ def few_shot(arm: str, told: Told, labels: Mapping[str, str]) -> str:
 
 def _seen(told: Told) -> str:
     """What this many prompts would have shown, where nothing was."""
-    found = [each["mde"] for each in told["measures"].values() if each["mde"] is not None]
-    if told["degrades"] != "cannot tell" or not found:
+    found = [each["mde"] for each in told["measures"].values()]
+    if told["degrades"] != "cannot tell" or not found or None in found:  # a rate that never changed: its error is unknown, not 0
         return ""
     return f"; a change of {100 * max(found):.1f} points in each of these rates would have been seen four times in five"
 
