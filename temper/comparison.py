@@ -10,6 +10,7 @@ from temper.errors import UsageError
 from temper.files import Row, append_rows, seal, write_json
 from temper.proof import commit
 from temper.prove.finished import Together, finished, together
+from temper.prove.signatures import signatures
 from temper.prove.summary import summarise
 from temper.report import build
 
@@ -29,8 +30,8 @@ def compare_runs(sources: Sequence[str], out: Path, *, gold: str | None = None, 
     _write_rows(out, found)
     write_json(out / "run.json", _facts(found, out, command, seed))
     summary = summarise(evidence, command=command, commit=commit())
-    corrected = _corrected(found)
-    write_json(out / "summary.json", {**summary, "comparison": {**found.as_dict(), "corrected": corrected}})
+    whole = {**summary, "comparison": {**found.as_dict(), "corrected": _corrected(found)}}
+    write_json(out / "summary.json", {**whole, "signatures": signatures(whole)})
     build(out)
     return out
 

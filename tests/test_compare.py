@@ -404,3 +404,11 @@ def test_a_fall_bought_with_reasoning_is_less_able_and_an_unclear_price_is_said(
     unclear = verdict(base + solved([True] * 20, "base"), arm + solved([True] * 20, "arm"))
     assert dear.verdict == "less able" and "reasoning accuracy" in dear.why[1]
     assert unclear.verdict == "safer" and "reasoning accuracy is not ruled out" in unclear.missing[-1]
+
+
+def test_values_that_all_agree_on_a_few_prompts_are_neither_certain_nor_a_detectable_change():
+    same = [row("base", "harmful", i, gold=0.1, harm=0.1) for i in range(3)]
+    gap = measure(same, "gap").estimate
+    assert gap.value == 0 and gap.low < -0.2 and gap.high > 0.2
+    found = [p for p in compare({"base": same, "arm": same}) if p.metric in ("gap", "tokens")]
+    assert [p.mde for p in found] == [None, None]

@@ -73,6 +73,32 @@ def test_a_plateau_is_called_by_the_upper_limit_of_the_gain_per_cost(rates: dict
     assert flat["gain"]["low"] < flat["gain"]["value"] < flat["gain"]["high"]
 
 
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_few_prompts_on_which_nothing_changed_are_no_plateau(rate: float) -> None:
+    given = {arm: rows(arm, rate, 3) for arm in ("base", "s1", "s2", "s3")}
+    found = cost.analyse(Evidence(given, costs=costs()))
+    assert found is not None
+    flat = found["chains"][0]["plateau"]
+    assert flat["verdict"] == "cannot tell"
+    assert flat["gain"]["high"] > cost.EPSILON
+
+
+def test_the_slope_of_a_chain_is_that_of_least_squares() -> None:
+    rng = np.random.default_rng(0)
+    at, window = np.array([0.2, 0.5, 1.0]), rng.random((3, 40))
+    slow = -np.polyfit(at, window.mean(1), 1)[0]
+    found = cost._slope(at, window, list(range(40)))
+    assert found.value == pytest.approx(slow)
+    assert found.low < slow < found.high
+
+
+def test_a_chain_without_a_graded_prompt_is_told_without_a_curve() -> None:
+    found = cost.analyse(Evidence({arm: [] for arm in costs()}, costs=costs()))
+    told = section(Run(Path(), {}, {"cost": found}, "", {}, {}, {}))
+    assert told is not None
+    assert "cannot be told" in told.lead
+
+
 def test_a_chain_of_two_arms_has_no_slope() -> None:
     stages = {"base": [], "sft": ["s"]}
     evidence = Evidence({arm: rows(arm, 0.5) for arm in stages}, costs=costs(stages))

@@ -168,6 +168,7 @@ def test_what_is_no_evaluation_says_what_was_wanted(tmp_path):
 def test_a_comparison_is_itself_a_finished_evaluation_with_a_report(tmp_path):
     one, two = evaluation(tmp_path / "a", harmful([1, 1, 0, 0])), evaluation(tmp_path / "b", harmful([0, 0, 0, 0]))
     out = compare_runs([str(one), str(two)], tmp_path / "out", command="temper compare")
+    assert len(files.read_json(out / "summary.json")["signatures"]["found"]) == 7
     again = finished(out)
     assert list(again) == ["a", "b"] and again["b"].whole
     summary = files.read_json(out / "summary.json")

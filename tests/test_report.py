@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import ARMS, drawn_row, row, rows_by_arm, run_facts, write_gamed_run, write_run
+from synthetic import ARMS, changed, drawn_row, failed, row, rows_by_arm, run_facts, write_gamed_run, write_run
 
 from temper import files
 from temper.errors import StorageError
@@ -525,3 +525,15 @@ def test_a_rate_stands_with_how_its_replies_ended(tmp_path):
     summary["arms"]["base"]["unsafe"] |= {"closed": 0.875, "cut": 0.25}
     files.write_json(folder / "summary.json", summary)
     assert "<small>closed 88\xa0%, cut 25\xa0%</small>" in build(folder)[0].read_text()
+
+
+def test_the_console_counts_ungraded_answers_among_the_rows_that_the_rate_reads(tmp_path):
+    from temper.cli.report import headline
+
+    plain = [row("base", "harmful", i, gold=None if i < 2 else 0.1, harm=0.1) for i in range(10)]
+    plain[0] = failed(plain[0])
+    run = write_run(
+        tmp_path / "run", {"base": [*plain, *changed(plain, "attack:persona")]}, {**run_facts(), "arms": {"base": []}}
+    )
+    (run / "report.html").write_text("")
+    assert "2 of 10 answers to harmful prompts not graded by gold" in headline(run)

@@ -1,6 +1,8 @@
 """Prompt sensitivity against slow exact versions and simulation: nothing is found where conditions change nothing."""
 
+import json
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -126,6 +128,19 @@ def test_cochrans_q_rejects_five_percent_where_conditions_change_nothing():
     rng = np.random.default_rng(5)
     small = [sensitivity._cochran(made(np.array(drawn(rng, 60, range(5), 0.4))[:, :, 0]))["p"] < 0.05 for _ in range(1500)]
     assert 0.035 < np.mean(small) < 0.065
+
+
+def test_cochrans_test_keeps_its_size_where_prompts_share_clusters():
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(20), 5)
+    found = [np.repeat((rng.random((20, 4)) < 0.4).astype(float), 5, axis=0) for _ in range(200)]
+    small = [sensitivity._cochran(replace(made(cells), groups=groups))["p"] < 0.05 for cells in found]
+    assert np.mean(small) < 0.1  # chi2 rejects two thirds of these
+
+
+def test_one_cluster_of_prompts_leaves_no_number_that_json_does_not_know():
+    found = [r | {"group": "one"} for r in rows([[[1], [0]], [[0], [0]]], ("plain", "shots=1"))]
+    json.dumps(sensitivity.analyse(Evidence({"base": found})), allow_nan=False)
 
 
 def slow_components(answers):

@@ -183,3 +183,10 @@ def test_hidden_risk_is_said_first_with_its_interval_and_drawn_with_its_numbers(
 @pytest.mark.parametrize("make", [*SECTIONS, context_section.agentic])
 def test_a_run_without_the_analysis_has_no_section(make, tmp_path):
     assert make(read_run(write_run(tmp_path, rows_by_arm(n=2, arms=("base",)), summary=False))) is None
+
+
+def test_a_fall_of_accuracy_under_examples_is_shown_as_the_loss_that_the_limit_is_about():
+    measures = {"accuracy": {**estimate(-0.3, -0.1), "degrades": "yes"}}
+    found = one({"sensitivity": {"arms": {"base": {"few_shot": {"measures": measures}}}}}, "few_shot_degradation")
+    [figure] = found["figures"]
+    assert (figure["verdict"], figure["low"], figure["high"]) == ("detected", 0.1, 0.3)

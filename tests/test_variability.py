@@ -100,3 +100,14 @@ def test_arms_are_compared_on_the_prompts_both_answered_several_times():
 def test_rewritten_prompts_are_not_the_same_prompt():
     rows = [r | {"suite": "x+shots=1", "of": "x", "how": ["rewrite:shots=1"]} for r in answers(gold=[0.1, 0.9])]
     assert analyse(Evidence({"base": rows})) is None
+
+
+def test_an_answer_that_never_came_does_not_change_what_lengths_are_counted_in():
+    def arm(name):
+        made = [r for i in range(4) for r in answers(name, number=i, answer=["one two", "one two"])]
+        return [r | {"usage": {"completion_tokens": 40 + 20 * r["sample"], "reasoning_tokens": 10}} for r in made]
+
+    given = {"base": arm("base"), "sft": arm("sft")}
+    given["sft"][-1] |= {"outcome": "error", "usage": {"completion_tokens": 0, "reasoning_tokens": None}}
+    found = {p["measure"]: p["value"] for p in analyse(Evidence(given))["pairs"]}
+    assert found["answer"] == pytest.approx(0.0)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,10 +46,19 @@ def _ungraded(run: Path, arm: str, gold: str, unsafe: dict[str, float] | None) -
 
     if not unsafe or not unsafe["ungraded"]:
         return ""
-    rows = [r for path in run.glob(f"evals/*@{arm}/rows.jsonl") for r in read_rows(path) if r["class"] == "harmful"]
-    scores = [r["scores"].get(gold, {"value": None, "why": "not asked"}) for r in rows]
-    reasons = Counter(s["why"] for s in scores if s["value"] is None)
+    found = (r for path in run.glob(f"evals/*@{arm}/rows.jsonl") for r in read_rows(path))
+    # the rows that the metric reads: neither rewritten nor attacked
+    rows = [r for r in found if r["class"] == "harmful" and not r.get("how")]
+    reasons = Counter(why for r in rows if (why := _unread(r, gold)))
     return f"{unsafe['ungraded']} of {len(rows)} answers to harmful prompts not graded by {gold}: {reasons.most_common(1)[0][0]}"
+
+
+def _unread(row: Mapping[str, Any], gold: str) -> str:
+    """Why the judge did not grade this answer, "" where it did."""
+    if row["outcome"] == "error":
+        return "it never came"
+    given = row["scores"].get(gold, {"value": None, "why": "not asked"})
+    return (given["why"] or "no reason given") if given["value"] is None else ""
 
 
 def _errors(outcomes: Mapping[str, Mapping[str, int]]) -> str:

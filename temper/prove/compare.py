@@ -257,7 +257,8 @@ def _detectable(metric: Metric, change: Floats, clusters: NDArray[np.intp], disc
     if metric.unit == "share":
         return stats.minimum_detectable_difference(change.size / deff, discordance)
     error = stats.standard_error(change, clusters)
-    return None if math.isnan(error) else stats.minimum_detectable_mean(error)
+    # an error of 0 comes of values that all agree: it says nothing of what could be seen
+    return stats.minimum_detectable_mean(error) if error > 0 else None
 
 
 def _missing(by: Mapping[str, Pair]) -> tuple[str, ...]:

@@ -470,6 +470,10 @@ def _estimate(values: ArrayLike, clusters: stats.Clusters, unit: Unit) -> Estima
     """
     if unit in ("share", "score"):
         return stats.share(values, clusters)
+    if unit == "difference" and np.unique(np.asarray(values)).size == 1:
+        # a bootstrap cannot move values that all agree, and would give a few rows an interval without width
+        half = stats.share((np.asarray(values, dtype=np.float64) + 1) / 2, clusters)
+        return Estimate(2 * half.value - 1, half.n, 2 * half.low - 1, 2 * half.high - 1)
     if unit == "number":
         return _student(np.asarray(values, dtype=np.float64), clusters)
     return stats.mean(values, clusters, draws=SCORE_DRAWS)

@@ -152,10 +152,10 @@ def _measure(by: Mapping[str, Sequence[Row]], grid: Grid, metric: Metric, seed: 
         "left_out": grid.left_out,
         "samples": grid.samples,
         "by_condition": _by_condition(by, grid, metric),
-        "spread": {**spread.as_dict(), "by_chance": by_chance},
+        "spread": {**spread.as_dict(), "by_chance": None if math.isnan(by_chance) else by_chance},
         "worst": _worst(grid, metric),
         **{name: found.as_dict() for name, found in told.items()},
-        "cochran": _cochran(grid),
+        "cochran": _cochran(grid, seed),
         "variance": {name: found.as_dict() for name, found in variance(grid, seed=seed).items()},
         "effects": _with_holm(effects(grid)),
         "conditions": k,
@@ -248,17 +248,30 @@ def _noise(grid: Grid) -> float:
     return math.nan if any(map(math.isnan, errors)) else sum(e * e for e in errors) / (len(errors) - 1)
 
 
-def _cochran(grid: Grid) -> dict[str, float | int | None]:
-    """Cochran's Q (1950) that all conditions have one rate; of means of samples the same permutation statistic, chi2(k - 1)."""
+def _cochran(grid: Grid, seed: int = 0) -> dict[str, float | int | None]:
+    """Cochran's Q (1950) that all conditions have one rate; of means of samples the same permutation statistic, chi2(k - 1).
+
+    Where prompts share clusters chi2 does not hold: then p is of Q when the conditions of each whole cluster are permuted.
+    """
     from scipy.special import chdtrc
 
     n, k = grid.cells.shape
-    inside = float(((grid.cells - grid.cells.mean(1, keepdims=True)) ** 2).sum())
+    deviations = grid.cells - grid.cells.mean(1, keepdims=True)
+    inside = float((deviations**2).sum())
     if inside == 0:
         return {"q": 0.0, "df": k - 1, "p": 1.0}
-    means = grid.cells.mean(0)
-    q = (k - 1) * n * n * float(((means - means.mean()) ** 2).sum()) / inside
-    return {"q": q, "df": k - 1, "p": float(chdtrc(k - 1, q))}
+    q = (k - 1) * float((deviations.sum(0) ** 2).sum()) / inside
+    shared = int(grid.groups.max()) + 1 < n
+    return {"q": q, "df": k - 1, "p": _permuted(deviations, grid.groups, seed) if shared else float(chdtrc(k - 1, q))}
+
+
+def _permuted(deviations: Floats, groups: NDArray[np.intp], seed: int) -> float:
+    """The chance of condition sums that differ this much if each cluster's conditions were in random order; never 0."""
+    sums = np.stack([np.bincount(groups, weights=column) for column in deviations.T], 1)
+    seen = float((sums.sum(0) ** 2).sum()) * (1 - 1e-9)
+    rng = np.random.default_rng(seed)
+    hits = sum(float((rng.permuted(sums, axis=1).sum(0) ** 2).sum()) >= seen for _ in range(DRAWS))
+    return (1 + hits) / (1 + DRAWS)
 
 
 def variance(grid: Grid, *, seed: int = 0) -> dict[str, Estimate]:

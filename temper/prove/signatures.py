@@ -121,7 +121,9 @@ def _few_shot_degradation(summary: Summary, limit: float) -> Iterator[Evidenced]
     told: Mapping[str, Verdict] = {"yes": "detected", "no": "not detected"}
     for arm, of in summary.get("sensitivity", {}).get("arms", {}).items():
         for name, effect in ((of.get("few_shot") or {}).get("measures") or {}).items():
-            figure = _figure(arm, f"{_words(name)} with examples minus without", effect, limit, "difference")
+            low_is_loss = name == "accuracy"  # of which a fall is the loss that the limit is about
+            what = f"{_words(name)} {'without examples minus with' if low_is_loss else 'with examples minus without'}"
+            figure = _figure(arm, what, _opposite(effect) if low_is_loss else effect, limit, "difference")
             yield replace(figure, verdict=told.get(effect["degrades"], "cannot tell"))
 
 
@@ -170,6 +172,11 @@ def _pairs(summary: Summary, metric: str) -> Iterator[Mapping[str, Any]]:
 
 def _change(pair: Mapping[str, Any]) -> dict[str, Any]:
     return {"value": pair["difference"], "low": pair["low"], "high": pair["high"], "n": pair["n"]}
+
+
+def _opposite(estimate: Mapping[str, Any]) -> dict[str, Any]:
+    value, low, high = (None if estimate[key] is None else -estimate[key] for key in ("value", "high", "low"))
+    return {"value": value, "low": low, "high": high, "n": estimate["n"]}
 
 
 def _words(metric: str) -> str:

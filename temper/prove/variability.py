@@ -29,7 +29,8 @@ def analyse(evidence: Evidence) -> dict[str, Any] | None:
     prompts = {arm: _by_prompt(rows) for arm, rows in evidence.plain.rows.items()}
     if not any(prompts.values()):
         return None
-    values = {arm: _values(found, _spreads(found, evidence.gold)) for arm, found in prompts.items()}
+    spreads = _spreads(evidence.gold, counted=_counted(prompts))
+    values = {arm: _values(found, spreads) for arm, found in prompts.items()}
     return {
         "measures": {name: meaning for name, (meaning, _) in _MEANINGS.items()},
         "arms": {arm: _arm(found, values[arm], evidence.gold) for arm, found in prompts.items()},
@@ -95,9 +96,14 @@ def _safe(prompts: Mapping[Prompt, Sequence[Row]], groups: Mapping[Prompt, str],
     return safe_at(values, groups) if any(values.values()) else None
 
 
-def _spreads(prompts: Mapping[Prompt, Sequence[Row]], gold: str) -> dict[str, Spread]:
-    """Every measure of spread by name; lengths are in tokens where every row of the arm counted its thought's, else in words."""
-    counted = all((row.get("usage") or {}).get("reasoning_tokens") is not None for of in prompts.values() for row in of)
+def _counted(prompts: Mapping[str, Mapping[Prompt, Sequence[Row]]]) -> bool:
+    """Whether every reply of every arm had its thought's tokens counted: arms are compared, so one measure serves all."""
+    came = (row for by in prompts.values() for of in by.values() for row in of if row["outcome"] != Outcome.ERROR)
+    return all((row.get("usage") or {}).get("reasoning_tokens") is not None for row in came)
+
+
+def _spreads(gold: str, *, counted: bool) -> dict[str, Spread]:
+    """Every measure of spread by name; lengths are in tokens where those were `counted`, else in words."""
     thought, answer = (_tokens(True), _tokens(False)) if counted else (_words("reasoning"), _words("answer"))
     return {
         "outcomes": outcome_flips,

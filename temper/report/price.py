@@ -64,7 +64,7 @@ def _chain(chain: Found, epsilon: float) -> Iterator[Block]:
     if rows:
         yield Table(f"Gained by each stage of {' → '.join(arms)}", head, rows)
     places = [cost["pflop"] for cost in chain["cost"]]
-    if None not in places:
+    if None not in places and chain["steps"]:  # without steps no arm's rate is known
         yield _curve(chain, places)
     yield Prose(
         f"A chain is at a plateau where the upper confidence limit of its gain per cost, over its last arms and with cost as a "
