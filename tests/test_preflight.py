@@ -71,7 +71,9 @@ class Sampler:
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         return [[c for _, c in batch] for batch in self.stream([(e, 0) for e in examples])]
 
-    def stream(self, asked: Sequence[tuple[Example, int]], /) -> Iterator[list[tuple[int, Completion]]]:
+    def stream(
+        self, asked: Sequence[tuple[Example, int]], /, *, answered: bool = False
+    ) -> Iterator[list[tuple[int, Completion]]]:
         for example, k in asked:
             failed = self.failing and len(self.asked) == 10
             self.asked.append(example.id)
