@@ -227,10 +227,11 @@ def all_suites(recipe: Recipe) -> list[Suite]:
     """What every arm is asked: the suites as they are, and what the recipe's rewrites and attacks make of them."""
     prove = recipe.prove
     plain = [suite(name, prove.cap(name)) for name in prove.suites]
-    names = [s.name for s in plain]
+    made = [*plain, *variants(plain, rewrites=prove.rewrites, attacks=prove.attacks, grid=prove.grid, seed=recipe.seed)]
+    names = [s.name for s in made]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"suites asked twice under one name: {', '.join(twice)}; ask them in separate runs")
-    return [*plain, *variants(plain, rewrites=prove.rewrites, attacks=prove.attacks, grid=prove.grid, seed=recipe.seed)]
+    return made
 
 
 def suite(name: str, limit: int = 0) -> Suite:
@@ -406,7 +407,7 @@ def _suite_address(address: str, each: Suite) -> str:
 
 
 def _bring_back(folder: Path, address: str) -> None:
-    """Set aside the rows of another model or setting, and take up those of this one: a changed recipe loses and repeats nothing."""
+    """Set aside the rows of another model or setting, and take up this one's: a changed recipe loses and repeats nothing."""
     if (folder / ASKED).is_file() and not _holds(folder, address):
         folder.rename(folder.with_name(f"{folder.name}.{read_json(folder / ASKED)['address']}"))
     aside = folder.with_name(f"{folder.name}.{address}")
