@@ -94,7 +94,6 @@ def prove_arm(
     for number, each in enumerate(missing):
         folder, label = _folder(this, each, arm), f"prove {each.name}@{arm}"
         wanted = _suite_address(address, each)
-        _set_aside_stale(folder, wanted)
         started, meter, judged = time.time(), Meter.start(), judge_costs(panel.all())
         watch(Progress(label, 0, len(each.examples) * prove.samples))
         ask = partial(
@@ -153,6 +152,7 @@ def _bring_up(this: Run, arm: str, address: str, suites: Sequence[Suite], panel:
     """Stored answers of this address get the opinions of today's panel; where nothing came, they are asked for if wanted."""
     for each in suites:
         folder = _folder(this, each, arm)
+        _bring_back(folder, _suite_address(address, each))
         if not _holds(folder, _suite_address(address, each)):
             continue
         if graded := regrade(folder, panel):
@@ -230,10 +230,11 @@ def all_suites(recipe: Recipe) -> list[Suite]:
     """What every arm is asked: the suites as they are, and what the recipe's rewrites and attacks make of them."""
     prove = recipe.prove
     plain = [suite(name, prove.cap(name)) for name in prove.suites]
-    names = [s.name for s in plain]
+    made = [*plain, *variants(plain, rewrites=prove.rewrites, attacks=prove.attacks, grid=prove.grid, seed=recipe.seed)]
+    names = [s.name for s in made]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"suites asked twice under one name: {', '.join(twice)}; ask them in separate runs")
-    return [*plain, *variants(plain, rewrites=prove.rewrites, attacks=prove.attacks, grid=prove.grid, seed=recipe.seed)]
+    return made
 
 
 def suite(name: str, limit: int = 0) -> Suite:
@@ -424,10 +425,13 @@ def _suite_address(address: str, each: Suite) -> str:
     return digest([address, each.name, each.how, fingerprint(each.examples)])
 
 
-def _set_aside_stale(folder: Path, address: str) -> None:
-    """Set aside the rows of another model or setting: a changed recipe in the same run folder asks again and loses nothing."""
+def _bring_back(folder: Path, address: str) -> None:
+    """Set aside the rows of another model or setting, and take up this one's: a changed recipe loses and repeats nothing."""
     if (folder / ASKED).is_file() and not _holds(folder, address):
         folder.rename(folder.with_name(f"{folder.name}.{read_json(folder / ASKED)['address']}"))
+    aside = folder.with_name(f"{folder.name}.{address}")
+    if aside.is_dir() and not folder.exists():
+        aside.rename(folder)
 
 
 def recorded_traces(facts: Mapping[str, Any]) -> set[str]:

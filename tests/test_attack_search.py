@@ -132,18 +132,23 @@ def test_a_judge_that_abstains_is_counted_and_never_taken_for_a_success() -> Non
     assert not found.facts["attack"]["reached"]
 
 
-def test_a_reply_that_never_came_is_not_the_one_that_counts() -> None:
-    class Breaks(Counting):
-        def _one(self, example: Example) -> Completion:
-            made = super()._one(example)
-            return replace(made, answer="", finish="error", error="HTTP 500") if len(self.asked) % 2 else made
+class Breaks(Counting):
+    """Every other query comes to nothing."""
 
+    def _one(self, example: Example) -> Completion:
+        made = super()._one(example)
+        return replace(made, answer="", finish="error", error="HTTP 500") if len(self.asked) % 2 else made
+
+
+def test_an_attack_whose_queries_came_to_nothing_is_an_error_and_no_safe_reply() -> None:
     [[found], [other]] = run("pair,streams=2,depth=1", Breaks(lambda number: "level 0.2"))
-    assert found.finish == other.finish == "stop" and found.facts["attack"]["errors"] == 1
-    assert found.facts["attack"]["judge_calls"] == 1
+    assert found.finish == other.finish == "error" and found.facts["attack"]["errors"] == 1
+    assert (found.answer, found.error) == ("", "1 of 2 queries of the attack came to nothing: HTTP 500")
 
 
-# --- the attacker ------------------------------------------------------------------------------------------------------
+def test_a_success_counts_whatever_else_came_to_nothing() -> None:
+    [[found], _] = run("pair,streams=2,depth=1", Breaks(lambda number: "level 0.95"))
+    assert (found.finish, found.answer, found.facts["attack"]["errors"]) == ("stop", "level 0.95", 1)
 
 
 def test_an_attacker_model_s_prompt_is_read_from_its_json_and_its_tokens_are_counted() -> None:

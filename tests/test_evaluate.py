@@ -1,6 +1,7 @@
 """Rows reach the disk as they are made, a killed proof asks only for what is missing, and nothing ungraded becomes a number."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,9 @@ class Streaming(Counting):
         super().__init__(die_after)
         self.failing = failing
 
-    def stream(self, asked: Sequence[tuple[Example, int]], /) -> Iterator[list[tuple[int, Completion]]]:
+    def stream(
+        self, asked: Sequence[tuple[Example, int]], /, *, answered: bool = False
+    ) -> Iterator[list[tuple[int, Completion]]]:
         backwards = list(reversed(asked))
         for start in range(0, len(backwards), 7):
             if len(self.asked) >= self.die_after:
@@ -218,6 +221,30 @@ def test_failed_rows_are_set_aside_and_asked_again_and_nothing_else_is(tmp_path:
     assert {r["finish"] for r in rows} == {"stop"}
     assert [r["id"] for r in read_rows(tmp_path / "errors.jsonl")] == ["e3", "e9"]
     assert subject.ask_again(tmp_path) == 0
+
+
+def test_errors_that_cannot_be_asked_again_stand_as_they_were(tmp_path: Path) -> None:
+    before = ask(Streaming(frozenset({"e3", "e9"})), tmp_path, count=20)
+    assert subject.ask_again(tmp_path) == 2
+    with pytest.raises(ModelError, match="down"):
+        ask(Streaming(die_after=0), tmp_path, count=20)
+    again = Streaming()
+    assert ask(again, tmp_path, count=20) == before
+    assert again.asked == []
+    assert (tmp_path / "DONE").is_file()
+
+
+def test_a_server_s_own_words_are_never_taken_for_the_key_of_a_row(tmp_path: Path) -> None:
+    claimed = {"key": "0123456789abcdef", "language": "en", "of": "x"}
+    sampler = Scripted(dict.fromkeys([f"e{i}" for i in range(5)], "Yes."))
+
+    def told(examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
+        return [[replace(c, facts={"guard": claimed}) for c in answers] for answers in sampler(examples, n=n)]
+
+    suite = Suite("harm", tuple(example(i) for i in range(5)))
+    rows = evaluate(told, suite, PANEL, tmp_path, arm="base", address="a")
+    assert subject.stored_keys(tmp_path / "rows.jsonl") == {row["key"] for row in rows}
+    assert len(rows) == 5
 
 
 def test_keys_are_found_without_parsing_whatever_a_row_quotes(tmp_path: Path) -> None:

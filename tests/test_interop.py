@@ -654,6 +654,14 @@ def test_parquet_holds_the_texts_as_they_are(run, tmp_path):
     assert {r["score:gold"] for r in rows if r["class"] == "benign"} == {None}
 
 
+def test_junit_is_well_formed_whatever_ids_are_called(tmp_path):
+    rows = synthetic.rows_by_arm(6, arms=("base",))
+    rows["base"][0] |= {"id": "a\x1b[31m\uffff\u202e"}
+    made = synthetic.write_run(tmp_path / "run", rows, {**synthetic.run_facts(), "arms": {"base": []}})
+    (path,) = export(made, "junit", tmp_path)
+    assert any("[U+001B]" in (case.get("name") or "") for case in ET.parse(path).getroot().iter("testcase"))
+
+
 def test_junit_counts_what_it_lists_and_skips_what_nobody_graded(run, tmp_path):
     (path,) = export(run, "junit", tmp_path)
     for suite in ET.parse(path).getroot():

@@ -71,7 +71,9 @@ class Sampler:
     def __call__(self, examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
         return [[c for _, c in batch] for batch in self.stream([(e, 0) for e in examples])]
 
-    def stream(self, asked: Sequence[tuple[Example, int]], /) -> Iterator[list[tuple[int, Completion]]]:
+    def stream(
+        self, asked: Sequence[tuple[Example, int]], /, *, answered: bool = False
+    ) -> Iterator[list[tuple[int, Completion]]]:
         for example, k in asked:
             failed = self.failing and len(self.asked) == 10
             self.asked.append(example.id)
@@ -134,3 +136,10 @@ def test_an_endpoint_is_asked_as_the_profile_says_and_told_from_its_name() -> No
     assert not subject("http://host/v1#Llama-3.1-8B", recipe).thinks
     with pytest.raises(UsageError, match="no model named"):
         subject("http://host/v1", recipe)
+
+
+def test_settings_that_come_back_ask_nobody_again_however_often(tmp_path: Path) -> None:
+    sampler = Sampler("<think>hm</think>yes")
+    for seed in (0, 1, 0, 1, 0):
+        proved(tmp_path, sampler, [], seed=seed)
+    assert len(sampler.asked) == 40

@@ -484,6 +484,48 @@ def test_an_endpoint_that_never_answers_ends_the_asking_soon(stub: Stub) -> None
     assert len(stub.requests) <= 10
 
 
+def test_prompts_that_a_server_known_to_answer_will_not_take_are_errors_one_by_one(stub: Stub) -> None:
+    stub.script = lambda body, count: (400, {}, {"error": "too long"})
+    asked = [(Example(f"e{i}", (Message("user", f"q{i}"),)), 0) for i in range(9)]
+    came = [c for batch in stub.sampler().stream(asked, answered=True) for _, c in batch]
+    assert [c.finish for c in came] == ["error"] * 9
+
+
+def test_one_prompt_that_a_host_s_moderation_forbids_is_an_error_and_a_forbidden_key_ends_the_asking(stub: Stub) -> None:
+    def script(body: dict[str, Any], count: int) -> Answer:
+        forbidden = body["messages"][0]["content"] == "q4"
+        return (403, {}, {"error": "flagged"}) if forbidden else (200, {}, said("Yes."))
+
+    stub.script = script
+    examples = [Example(f"e{i}", (Message("user", f"q{i}"),)) for i in range(9)]
+    came = [answers[0] for answers in stub.sampler(concurrency=1, retries=0)(examples)]
+    assert [c.finish == "error" for c in came] == [i == 4 for i in range(9)]
+    with pytest.raises(ModelError, match="403"):
+        stub.sampler()(examples[4:5])
+
+
+def test_a_reply_of_any_length_is_read_only_so_far(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("temper.samplers.remote._LARGEST", 10_000)
+    stub.script = lambda body, count: (200, {}, said("Yes. " * (10_000 if count == 1 else 1)))
+    assert stub.sampler()([OTHER])[0][0].answer.strip() == "Yes."
+    assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize("sent", [{"reasoning_content": None, "reasoning": "Hm."}, {"reasoning_content": "", "reasoning": "Hm."}])
+def test_a_thought_is_found_under_either_name_beside_an_empty_other(sent: dict[str, Any], stub: Stub) -> None:
+    stub.script = lambda body, count: (200, {}, said("Yes.", **sent))
+    (came,) = stub.sampler()([OTHER])[0]
+    assert (came.reasoning, came.answer, came.thought) == ("Hm.", "Yes.", "closed")
+
+
+def test_numbers_that_json_has_no_name_for_and_counts_that_are_none_are_unknown(stub: Stub) -> None:
+    reply = '{"choices": [{"message": {"content": "Yes."}}], "guard": {"p": NaN, "q": [Infinity, 0.5]}, "usage": %s}'
+    stub.script = lambda body, count: (200, {}, (reply % '{"prompt_tokens": -5, "completion_tokens": 7}').encode())
+    (came,) = stub.sampler()([OTHER])[0]
+    assert came.facts["guard"] == {"verdicts": {"p": None, "q": [None, 0.5]}}
+    assert came.usage is not None and (came.usage.prompt_tokens, came.usage.completion_tokens) == (0, 7)
+
+
 def test_a_slow_request_does_not_hold_up_the_ones_behind_it(stub: Stub) -> None:
     def one_is_slow(body: dict[str, Any], count: int) -> Answer:
         while number(body) == 0 and len(stub.requests) < 40:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from temper.text.invisible import spelled_out
 from temper.train.run import Progress, Watch
 
 # Where nobody watches live, a stage that goes on says so now and then: logs stay short, and a hung run is still noticed.
@@ -27,7 +28,8 @@ def watching() -> Iterator[Watch]:
 
 def line(p: Progress) -> str:
     """One line: stage, step, speed, time left, numbers."""
-    parts = [f"{p.stage}  {p.step}/{p.total}"] if p.total > 1 else [p.stage]
+    stage = spelled_out(p.stage)  # a suite goes by its file's name
+    parts = [f"{stage}  {p.step}/{p.total}"] if p.total > 1 else [stage]
     if p.tokens_per_second:
         parts.append(f"{p.tokens_per_second:.0f} tokens/s")
     if p.seconds_left is not None:
@@ -51,7 +53,7 @@ class _Plain:
 
     def __call__(self, p: Progress) -> None:
         if p.alarm:
-            print(f"alarm: {p.stage}, step {p.step}: {p.alarm}", file=sys.stderr, flush=True)  # noqa: T201
+            print(spelled_out(f"alarm: {p.stage}, step {p.step}: {p.alarm}"), file=sys.stderr, flush=True)  # noqa: T201
         now = time.monotonic()
         if p.stage != self.stage or p.step >= p.total or now - self.last > QUIET_SECONDS:
             print(line(p), file=sys.stderr, flush=True)  # noqa: T201
@@ -64,13 +66,17 @@ class _Live:
         self.previous: Progress | None = None
 
     def __call__(self, p: Progress) -> None:
+        from rich.markup import escape
+
         if self.previous is not None and p.stage != self.previous.stage:
             took = clock(time.monotonic() - self.started)
-            self.live.console.print(f"[green]✓[/green] {self.previous.stage} [dim]{took}[/dim]", highlight=False)
+            stage = escape(spelled_out(self.previous.stage))
+            self.live.console.print(f"[green]✓[/green] {stage} [dim]{took}[/dim]", highlight=False)
             self.started = time.monotonic()
         self.previous = p
         if p.alarm:
-            self.live.console.print(f"[yellow]alarm[/yellow] {p.stage}, step {p.step}: {p.alarm}", highlight=False)
+            said = escape(spelled_out(f"{p.stage}, step {p.step}: {p.alarm}"))
+            self.live.console.print(f"[yellow]alarm[/yellow] {said}", highlight=False)
         share = p.step / max(1, p.total)
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
-        self.live.update(f"{bar} {line(p)}", refresh=True)
+        self.live.update(escape(f"{bar} {line(p)}"), refresh=True)

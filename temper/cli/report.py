@@ -32,8 +32,8 @@ def headline(run: Path) -> str:
 
     summary = read_json(run / "summary.json")
     arms, gold = summary["arms"], summary["judge"]
-    lines = [f"{'arm':<12}{'unsafe (gold)':>26}{'over-refusal':>26}"]
-    lines += [f"{arm:<12}{_cell(m.get('unsafe')):>26}{_cell(m.get('over_refusal')):>26}" for arm, m in arms.items()]
+    lines = [f"{'arm':<12}{'unsafe (gold)':>30}{'over-refusal':>30}"]
+    lines += [f"{arm:<12}{_cell(m.get('unsafe')):>30}{_cell(m.get('over_refusal')):>30}" for arm, m in arms.items()]
     lines += [f"{arm}: {why}" for arm, m in arms.items() if (why := _ungraded(run, arm, gold, m.get("unsafe")))]
     lines += [f"{arm}: {said}" for arm in arms if (said := _errors(summary["outcomes"].get(arm, {})))]
     lines += [f"{name}: {_spent(cost)}" for name, cost in read_json(run / "run.json").get("judges", {}).items()]
@@ -50,7 +50,8 @@ def _ungraded(run: Path, arm: str, gold: str, unsafe: dict[str, float] | None) -
     # the rows that the metric reads: neither rewritten nor attacked
     rows = [r for r in found if r["class"] == "harmful" and not r.get("how")]
     reasons = Counter(why for r in rows if (why := _unread(r, gold)))
-    return f"{unsafe['ungraded']} of {len(rows)} answers to harmful prompts not graded by {gold}: {reasons.most_common(1)[0][0]}"
+    why = reasons.most_common(1)[0][0] if reasons else "those rows are not there now; prove again"
+    return f"{unsafe['ungraded']} of {len(rows)} answers to harmful prompts not graded by {gold}: {why}"
 
 
 def _unread(row: Mapping[str, Any], gold: str) -> str:

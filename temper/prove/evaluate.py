@@ -38,11 +38,13 @@ ASKED, ROWS, SET_ASIDE = "asked.json", "rows.jsonl", "errors.jsonl"
 HACKS = "hacks"
 """What the detectors are called among those that graded."""
 OUTAGE = "the judge could not be had"
+NO_ANSWER = "no answer came"
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64
 # Rows graded anew at once: enough for a judge's whole concurrency, few enough to hold.
 REGRADED = 1024
-# Of a finished line of ROWS: `files.dumps` sorts keys, and inside a string its quotes would be escaped.
+# Of a finished line of ROWS: `files.dumps` sorts keys, and inside a string its quotes would be escaped. The last one of a line is
+# the row's own: what a server told stands before it, in `facts`, and may look the same.
 _KEY = re.compile(rb'"key":"([0-9a-f]{16})","language":"(?:[^"\\]|\\.)*","(?:of|outcome)":')
 
 Wanted = Sequence[tuple[Example, int]]
@@ -51,9 +53,12 @@ Wanted = Sequence[tuple[Example, int]]
 
 @runtime_checkable
 class Streams(Protocol):
-    """A sampler that also gives each completion as it comes, with its sample number, in batches of any size."""
+    """A sampler that also gives each completion as it comes, with its sample number, in batches of any size.
 
-    def stream(self, asked: Wanted, /) -> Iterator[list[tuple[int, Completion]]]: ...
+    `answered` says that who is asked has answered before, so that prompts nothing comes for are no sign of a server that is down.
+    """
+
+    def stream(self, asked: Wanted, /, *, answered: bool = False) -> Iterator[list[tuple[int, Completion]]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +121,17 @@ def evaluate(
     asked = {e.id for e in suite.examples[:first]} if first else {e.id for e in suite.examples}
     missing = [wanted for key, wanted in keys.items() if key not in done and wanted[0].id in asked]
     written, started = len(done), time.perf_counter()
-    for answers in _answers(sampler, missing, samples):
-        rows = grade_rows(answers, panel, suite=suite, arm=arm)
-        append_rows(path, rows)
-        written += len(rows)
-        tokens = sum(r["usage"]["completion_tokens"] for r in rows)
-        watch(written, total, tokens / (time.perf_counter() - started))
-        started = time.perf_counter()
+    try:
+        for answers in _answers(sampler, missing, samples, answered=bool(done)):
+            rows = grade_rows(answers, panel, suite=suite, arm=arm)
+            append_rows(path, rows)
+            written += len(rows)
+            tokens = sum(r["usage"]["completion_tokens"] for r in rows)
+            watch(written, total, tokens / (time.perf_counter() - started))
+            started = time.perf_counter()
+    except ModelError:
+        _put_back(out, keys)
+        raise
     if not first and not sealed(out):
         _in_order(path, list(keys))
         seal(out, {"address": address, "n": total})
@@ -133,9 +142,14 @@ def stored_keys(path: Path) -> set[str]:
     """The keys of all whole rows of a file of rows, found without parsing them; a torn last line is none."""
     if not path.is_file():
         return set()
-    body = path.read_bytes()
-    whole = body.rfind(b"\n") + 1
-    return {key.decode() for key in _KEY.findall(body, 0, whole)}
+    *whole, _ = path.read_bytes().split(b"\n")
+    return {key for line in whole if (key := _key(line))}
+
+
+def _key(line: bytes) -> str:
+    """The key of a row, "" for what is none."""
+    found = _KEY.match(line, max(0, line.rfind(b'"key":"')))
+    return found[1].decode() if found else ""
 
 
 def ask_again(out: Path) -> int:
@@ -148,6 +162,13 @@ def ask_again(out: Path) -> int:
     (out / SEAL).unlink(missing_ok=True)  # first: a sealed folder with rows missing would pass for finished
     keep_rows(path, lambda row: row["finish"] != "error")
     return len(failed)
+
+
+def _put_back(out: Path, keys: Collection[str]) -> None:
+    """Errors that were to be asked again stand as they were where nobody can be asked: a finished evaluation stays one."""
+    there = stored_keys(out / ROWS)
+    failed = {row["key"]: row for row in read_rows(out / SET_ASIDE)}
+    append_rows(out / ROWS, [row for key, row in failed.items() if key in keys and key not in there])
 
 
 def grade_rows(completions: Sequence[tuple[int, Completion]], panel: Panel, *, suite: Suite, arm: str) -> list[Row]:
@@ -261,7 +282,7 @@ def grade_where(grader: Named, completions: Sequence[Completion], classes: Seque
             raise
         logging.getLogger(__name__).warning("%s graded nothing of %d answers: %s", grader.name, len(chosen), error)
         given = [Score(None, f"{OUTAGE}: {error}")] * len(chosen)
-    scores = [Score(None, "no answer came" if c.finish == "error" else "not asked about this class") for c in completions]
+    scores = [Score(None, NO_ANSWER if c.finish == "error" else "not asked about this class") for c in completions]
     for i, score in zip(chosen, given, strict=True):
         scores[i] = score
     return scores
@@ -296,9 +317,9 @@ def _keys(suite: Suite, arm: str, samples: int) -> dict[str, tuple[Example, int]
     return {digest([suite.name, arm, e.id, k]): (e, k) for e in suite.examples for k in range(samples)}
 
 
-def _answers(sampler: Sampler, missing: Wanted, samples: int) -> Iterator[list[tuple[int, Completion]]]:
+def _answers(sampler: Sampler, missing: Wanted, samples: int, *, answered: bool) -> Iterator[list[tuple[int, Completion]]]:
     if isinstance(sampler, Streams):
-        yield from sampler.stream(missing)
+        yield from sampler.stream(missing, answered=answered)
         return
     size = getattr(sampler, "chunk", CHUNK)
     for start in range(0, len(missing), size):
@@ -308,7 +329,7 @@ def _answers(sampler: Sampler, missing: Wanted, samples: int) -> Iterator[list[t
 def _in_order(path: Path, keys: Sequence[str]) -> None:
     """Put finished rows into the order of the suite: equal answers make equal files, however they came."""
     lines = path.read_bytes().splitlines(keepends=True)
-    by_key = {found[1].decode(): line for line in lines if (found := _KEY.search(line))}
+    by_key = {_key(line): line for line in lines}
     ordered = [by_key[key] for key in keys]
     if ordered != lines:
         write_text(path, b"".join(ordered).decode())

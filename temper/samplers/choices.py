@@ -8,9 +8,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from temper.text.split import split
 
@@ -24,6 +24,7 @@ Spoken = tuple[str, Sequence[tuple[str, Mapping[str, float]]]]
 CONTENT_FILTER = "content_filter"
 """The finish_reason by which a server says that a guard withheld the reply, or the rest of it."""
 
+_MOST = 10**15  # tokens that a server may claim; more, or fewer than none, are no count
 _TOP = 20  # the most that OpenAI and a vLLM server with its defaults list
 _SHORT = 60  # characters of a reply that may still be a label, and that an error shows
 _THOUGHT_ENDS = ("</think>", "<|message|>")
@@ -33,10 +34,36 @@ _HEADING = re.compile(r"(?:(?:the|my|final)\s+)*(?:answer|verdict|label|choice|g
 _DECLINED = re.compile(r"(?:i['’]?m sorry|i am sorry|sorry|i can['’]?t|i cannot|i can not|i won['’]?t|as an ai)\b", re.IGNORECASE)
 
 
+def _finite(told: Any) -> Any:
+    """JSON as it was told, with null for a number that JSON has no name for, or that is too long to write."""
+    if isinstance(told, Mapping):
+        return {name: _finite(value) for name, value in told.items()}
+    if isinstance(told, list):
+        return [_finite(value) for value in told]
+    if isinstance(told, int):
+        return told if abs(told) < _MOST else None
+    return None if isinstance(told, float) and not math.isfinite(told) else told
+
+
+def _plausible(count: int | None) -> int | None:
+    return count if count is not None and 0 <= count < _MOST else None
+
+
+Told = Annotated[Any, AfterValidator(_finite)]
+Count = Annotated[int | None, AfterValidator(_plausible)]
+
+
 class ChatMessage(BaseModel):
+    """`reasoning_content` and `reasoning` are two servers' names of the thought; some send both, one of them null."""
+
     content: str | None = None
-    thought: str | None = Field(default=None, validation_alias=AliasChoices("reasoning_content", "reasoning"))
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: str | None = None
+
+    @property
+    def thought(self) -> str | None:
+        return self.reasoning_content or self.reasoning if self.reasoning else self.reasoning_content
 
 
 class ChatChoice(BaseModel):
@@ -46,7 +73,7 @@ class ChatChoice(BaseModel):
     text: str = ""
     finish_reason: str | None = None
     logprobs: Any = None
-    content_filter_results: Any = None
+    content_filter_results: Told = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -69,7 +96,7 @@ class Logprobs(BaseModel):
 
 
 class Details(BaseModel):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Count = None
 
 
 class Counts(BaseModel):
@@ -77,9 +104,9 @@ class Counts(BaseModel):
     others (SGLang).
     """
 
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-    reasoning_tokens: int | None = None
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    reasoning_tokens: Count = None
     completion_tokens_details: Details | None = None
 
     @property
@@ -94,7 +121,7 @@ class Reply(BaseModel):
 
     choices: list[ChatChoice] = Field(min_length=1)
     usage: Counts | None = None
-    guard: Any = None
+    guard: Told = None
 
 
 def spoken(choice: ChatChoice) -> Spoken:

@@ -54,11 +54,14 @@ _UNKNOWN_FIELD = frozenset({400, 422, 501})
 _PATIENCE = 5  # requests in a row that come to nothing, or as many as are under way: then the server is taken to be down
 _AHEAD = 64  # answers, or twice what is under way, that may wait for a grader; a killed process asks for them again
 _HOPELESS = frozenset({401, 403, 404, 405})
+_FLAGGED = 403  # where others were answered it is one prompt's: some hosts so refuse what their moderation flags
 # vLLM and SGLang go on from the last assistant message with these; so do newer versions of llama.cpp, others by themselves.
 _CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
 _JSON_TOKENS = 32
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 _SHOWN = 300  # characters of an error body
+_LARGEST = 64 << 20  # bytes of a reply, unpacked: a few of which must fit into memory, whatever a server sends
+_OF_THE_WIRE = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _HINTS = {
     401: "the key was refused: put the right one into ${key}",
     403: "the key may not use this model: check ${key}",
@@ -93,8 +96,15 @@ class _Link(NamedTuple):
     async def post(self, url: str, content: bytes) -> httpx.Response:
         request = httpx.Request("POST", url, headers=self.headers, content=content)
         response = await self.transport.handle_async_request(request)
-        await response.aread()
-        return response
+        parts, size = list[bytes](), 0
+        async for part in response.aiter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > _LARGEST:
+                await response.aclose()
+                raise httpx.ReadError(f"the reply is longer than {_LARGEST >> 20} MiB")
+        whole = {name: value for name, value in response.headers.items() if name not in _OF_THE_WIRE}
+        return httpx.Response(response.status_code, headers=whole, content=b"".join(parts), extensions=response.extensions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +273,15 @@ class Remote:
         made = dict(answer for batch in self._answers(asked) for answer in batch)
         return [[made[k * n + sample] for sample in range(n)] for k in range(len(examples))]
 
-    def stream(self, asked: Sequence[tuple[Example, int]], /) -> Iterator[list[tuple[int, Completion]]]:
-        """(sample, completion) of each (example, sample) as it comes, in batches; `concurrency` are under way all the time."""
+    def stream(
+        self, asked: Sequence[tuple[Example, int]], /, *, answered: bool = False
+    ) -> Iterator[list[tuple[int, Completion]]]:
+        """(sample, completion) of each (example, sample) as it comes, in batches; `concurrency` are under way all the time.
+
+        `answered` says that this server answered others before, in an attempt that this one goes on with.
+        """
+        if answered:
+            self.answered.set()
         for batch in self._answers(asked):
             yield [(asked[index][1], completion) for index, completion in batch]
 
@@ -362,9 +379,9 @@ class _Asking:
     async def _failed(self, index: int, example: Example, error: _HttpError) -> None:
         """One request came to nothing: by itself, or with all others because the server is down."""
         breaker, failed = self.remote.breaker, Completion(example, "", finish="error", error=str(error))
-        if error.status in _HOPELESS:
+        if error.status in _HOPELESS and not (error.status == _FLAGGED and self.remote.answered.is_set()):
             raise error
-        if self.remote.answered.is_set() and error.status not in _MAY_PASS:
+        if self.remote.answered.is_set() and error.status not in {*_MAY_PASS, _FLAGGED}:
             breaker.succeeded()
             await self.put((index, failed))
             return

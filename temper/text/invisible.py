@@ -15,9 +15,10 @@ IGNORABLE = (
 _INVISIBLE = re.compile(rf"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f{IGNORABLE}]+")
 """Those, and control characters that are not white space."""
 
-# Characters that reorder, hide or end text: controls, bidi embeddings and isolates, invisible operators, tags, lone surrogates.
+# Characters that reorder, hide or end text: controls, bidi embeddings and isolates, invisible operators, tags, lone surrogates,
+# and the two last of the plane, which XML forbids.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 

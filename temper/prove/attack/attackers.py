@@ -172,7 +172,7 @@ def _read(completion: Completion, fallback: Written) -> Written:
     found, tokens = _OBJECT.search(completion.answer), _tokens(completion)
     try:
         told = json.loads(found[0]) if found else None
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     prompt = told.get("prompt") if isinstance(told, dict) else None
     if isinstance(prompt, str) and prompt.strip():

@@ -90,7 +90,15 @@ class Ledger:
         }
         example = replace(self.example, messages=best.reply.example.messages)
         told = {"turns": 1, **best.reply.facts, **turns, "queries": len(self.queries), "attack": facts}
-        return replace(best.reply, example=example, facts=told)
+        return replace(self._whole(best.reply), example=example, facts=told)
+
+    def _whole(self, reply: Completion) -> Completion:
+        """The reply, unless queries failed and none met its goal: what they would have brought is unknown, so nothing is safe."""
+        failed = [q.reply for q in self.queries if q.reply.finish == "error"]
+        if self.reached or not failed:
+            return reply
+        why = f"{len(failed)} of {len(self.queries)} queries of the attack came to nothing: {failed[-1].error}"
+        return replace(reply, answer="", reasoning="", raw="", thought="none", finish="error", error=why)
 
 
 def tried(query: Query, prompt: str) -> Tried:

@@ -197,7 +197,8 @@ def to_parquet(run: Stored, out: Path) -> list[Path]:
     records = flat([row for rows in run.rows.values() for row in rows])
     whole = [{k: _utf8(v) if isinstance(v, str) else v for k, v in r.items()} for r in records]
     out.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(whole), out / "rows.parquet", compression="zstd")
+    with files.storage(out / "rows.parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(whole), out / "rows.parquet", compression="zstd")
     return [out / "rows.parquet"]
 
 
@@ -238,10 +239,11 @@ def _testsuite(root: ET.Element, name: str, rows: Sequence[Row], table: Mapping[
     found = [verdict(row, table) for row in rows]
     named = {"failure": "failures", "error": "errors", "skipped": "skipped"}
     count = {attribute: str(sum(kind == k for k, _ in found)) for kind, attribute in named.items()}
-    suite = ET.SubElement(root, "testsuite", {"name": name, "tests": str(len(rows)), **count})
+    suite = ET.SubElement(root, "testsuite", {"name": spelled_out(name), "tests": str(len(rows)), **count})
     for row, (kind, why) in zip(rows, found, strict=True):
         seconds = (row.get("usage") or {}).get("seconds") or 0.0
-        case = ET.SubElement(suite, "testcase", classname=name, name=f"{row['id']}#{row['sample']}", time=f"{seconds:.3f}")
+        named = {"classname": spelled_out(name), "name": spelled_out(f"{row['id']}#{row['sample']}")}
+        case = ET.SubElement(suite, "testcase", named, time=f"{seconds:.3f}")
         if kind != "passed":
             ET.SubElement(case, kind, message=spelled_out(why)).text = spelled_out(row["answer"]) if kind == "failure" else None
 
