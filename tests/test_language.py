@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temper.graders.language import LanguageConsistency
+from temper.text import language as language_module
 from temper.text import mixing
 from temper.text.asked import asked_for
 from temper.text.language import SCRIPTS, Span, count_words, spans, target_share
@@ -452,3 +453,38 @@ def test_the_whole_grader_does_fifty_thousand_words_a_second() -> None:
     start = time.process_time()
     LanguageConsistency()(completions)
     assert sum(c.total for c in counts if c) / (time.process_time() - start) > 50_000
+
+
+# --- the quick way ----------------------------------------------------------------------------------------------------
+
+PLAIN = (
+    "The people who asked did not know what it was.",
+    "First, we mix it; then we don't wait — we bake it for an hour.",
+    "Café owners in São Paulo",
+    "Je ne peux pas vous aider.",
+    "NASA, AI and I",
+    "well-known O'Brien's",
+    "a",
+    "Ich kann Ihnen dabei leider nicht helfen, und das ist schade.",
+    "e\u0301 \u0301x \u200dy",
+)
+
+
+@given(
+    st.lists(st.sampled_from([*PLAIN, "\n", "\n\n", "1. ", "-", "'", "α", "你好"]), max_size=12),
+    st.sampled_from(["en", "fr", "ms"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_quick_way_for_latin_texts_finds_the_spans_of_the_long_one(pieces: list[str], language: str) -> None:
+    text = " ".join(pieces)
+    quick = language_module._in_target_only(text, language)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_module, "_in_target_only", lambda text, target: None)
+        slow = spans(text, language)
+    assert quick is None or quick == slow
+
+
+def test_plain_english_takes_the_quick_way_and_mixed_text_does_not() -> None:
+    assert language_module._in_target_only(f"{PLAIN[0]}\n{PLAIN[1]}", "en") is not None
+    assert language_module._in_target_only(f"{PLAIN[0]} {PLAIN[7]} {PLAIN[3]}", "en") is None
+    assert language_module._in_target_only(f"{PLAIN[0]} 你好", "en") is None

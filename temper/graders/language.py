@@ -5,6 +5,7 @@ What every part means, where it comes from and how far off it is: docs/language.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from temper.text import mixing
@@ -25,14 +26,7 @@ class LanguageConsistency:
     better: ClassVar[Better] = "high"
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
-        wanted: dict[tuple[str, str], _Wanted | None] = {}
-        scores = []
-        for c in completions:
-            key = (c.example.prompt, c.example.language)
-            if key not in wanted:
-                wanted[key] = _wanted(*key)
-            scores.append(_score(c, wanted[key]))
-        return scores
+        return [_score(c, _wanted(c.example.prompt, c.example.language)) for c in completions]
 
 
 class _Wanted(NamedTuple):
@@ -43,6 +37,8 @@ class _Wanted(NamedTuple):
     used: frozenset[str]
 
 
+# a prompt has several answers: samples, arms, the batches of a suite
+@lru_cache(maxsize=1024)
 def _wanted(prompt: str, language: str) -> _Wanted | None:
     target = covered(language)
     return _Wanted(target, asked_for(prompt), frozenset(s.language for s in spans(prompt, target))) if target else None

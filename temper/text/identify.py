@@ -65,6 +65,8 @@ CHEAP = Price(7.0, 3.0, 7.0)
 """Second pass, among the expected language and those found: finds where."""
 HAN = Price(14.0, 8.0, 10.0)
 """The only pass for Chinese and Japanese."""
+ROUNDING = 0.01
+"""Nats by which sums of a text's scores may differ with the order of adding, and more."""
 SHORT = 10.0
 """What it costs to begin in another language than the common one of a script, where none was expected in it."""
 
@@ -80,6 +82,26 @@ def told_apart(words: Sequence[str], opens: Sequence[bool], script: str, expecte
         scores = _scores([w[:WORD_CHARACTERS] for w in words[part]], script)
         path += _east_asian(scores, opens[part], expected) if script == "Han" else _path(scores, opens[part], script, expected)
     return path
+
+
+def surely(words: Sequence[str], script: str, expected: str) -> bool:
+    """Whether `told_apart` would find every word in the expected language, seen at a glance; False where it takes a closer look.
+
+    No stretch of words on which a language gains a switch's price over the expected one can gain more than the best of all
+    languages does word by word.
+    """
+    if expected not in SHARED[script] or len(words) > BLOCK:
+        return False
+    price = min(STRICT.opening, STRICT.start) - ROUNDING
+    state, gain = 0, 0.0
+    for word in words:
+        state, most = _lead(state, word, script, expected)
+        gain += most
+        if gain < 0.0:
+            gain = 0.0
+        elif gain >= price:
+            return False
+    return True
 
 
 def says_nothing(word: str) -> bool:
@@ -195,6 +217,16 @@ def _fit(state: int, text: str, script: str) -> tuple[int, Floats]:
         if (feature := features[state]) >= 0:
             found.append(feature)
     return state, weights[script][found].sum(axis=0, dtype=np.float64)
+
+
+@lru_cache(maxsize=2**16)
+def _lead(state: int, word: str, script: str, expected: str) -> tuple[int, float]:
+    """Where the automaton stands behind a word that it met in `state`, and the most by which a language leads what is expected."""
+    word = word[:WORD_CHARACTERS]
+    state, fit = _fit(state, " " + word, script)
+    own = SHARED[script]
+    others = [fit[own.index(c)] for c in _candidates(script, expected) if c != expected]
+    return state, 0.0 if says_nothing(word) else float(max(others) - fit[own.index(expected)])
 
 
 @lru_cache(maxsize=2**15)

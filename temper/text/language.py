@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from temper.text.identify import MIN_JAPANESE, SHARED, told_apart
-from temper.text.script import BY_CHARACTER, Word, blank, words
+from temper.text.identify import MIN_JAPANESE, SHARED, surely, told_apart
+from temper.text.script import BY_CHARACTER, Word, blank, latin_lines, words
 from temper.text.script import prose as prose  # also for those who count words in other ways
 
 NAME_WORDS = 5
@@ -94,12 +94,22 @@ def spans(text: str, language: str = "", *, exclude: str = "") -> list[Span]:
     """
     target = covered(language)
     plain = _without_quotes(prose(text), exclude)
+    if (easy := _in_target_only(plain, target)) is not None:
+        return easy
     found = list(words(plain))
     labels = _labels(plain, found, target)
     _leave_out_names(plain, found, labels, target)
     if exclude:
         _leave_out_quoted(plain, found, labels, target, exclude)
     return _merged(found, labels)
+
+
+def _in_target_only(text: str, target: str) -> list[Span] | None:
+    """The spans of a text in Latin letters whose every word is surely the target's, as most are; None for any other."""
+    lines = latin_lines(text) if target in SHARED["Latin"] else None
+    if lines is None or not surely([word for line in lines for word in line.words], "Latin", target):
+        return None
+    return [Span(line.start, line.end, target, len(line.words), line.line) for line in lines]
 
 
 def _without_quotes(text: str, exclude: str) -> str:
@@ -188,6 +198,8 @@ def _is_name(run: Sequence[str]) -> bool:
 
 def _leave_out_quoted(text: str, found: Sequence[Word], labels: list[str], target: str, exclude: str) -> None:
     """Blank the labels of foreign runs whose words, pair by pair, the user wrote."""
+    if set(labels) <= {"", target}:
+        return
     asked = list(_pieces(exclude, words(prose(exclude))))
     single, pairs = set(asked), set(pairwise(asked))
     for label, run in ((key, list(group)) for key, group in groupby(range(len(found)), labels.__getitem__)):
