@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from temper.graders import language as language_grader
 from temper.graders.language import LanguageConsistency
 from temper.text import language as language_module
 from temper.text import mixing
@@ -488,3 +489,22 @@ def test_plain_english_takes_the_quick_way_and_mixed_text_does_not() -> None:
     assert language_module._in_target_only(f"{PLAIN[0]}\n{PLAIN[1]}", "en") is not None
     assert language_module._in_target_only(f"{PLAIN[0]} {PLAIN[7]} {PLAIN[3]}", "en") is None
     assert language_module._in_target_only(f"{PLAIN[0]} 你好", "en") is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=6),
+    st.sampled_from(["en", "fr", "de"]),
+    st.sampled_from([frozenset[str](), frozenset({"fr"})]),
+)
+@settings(deadline=None)
+def test_the_parts_of_a_text_in_one_language_are_those_of_any_text(
+    lines: list[tuple[int, bool]], language: str, asked: frozenset[str]
+) -> None:
+    held, line = [], 0
+    for n, (words_, breaks) in enumerate(lines):
+        line += breaks
+        held.append(Span(10 * n, 10 * n + 9, language, words_, line))
+    wanted = language_grader._Wanted("en", asked, frozenset({"en"}))
+    long = {name.partition(".")[2]: value for name, value in language_grader._parts_of_any("x", held, wanted).items()}
+    quick = {name.partition(".")[2]: value for name, value in language_grader._parts("x", held, wanted).items()}
+    assert repr(quick) == repr(long)

@@ -221,7 +221,7 @@ def _fit(state: int, text: str, script: str) -> tuple[int, Floats]:
 
 @lru_cache(maxsize=2**16)
 def _lead(state: int, word: str, script: str, expected: str) -> tuple[int, float]:
-    """Where the automaton stands behind a word that it met in `state`, and the most by which a language leads what is expected."""
+    """Where the automaton stands behind a word met in `state`, and the most by which a language leads the expected one."""
     word = word[:WORD_CHARACTERS]
     state, fit = _fit(state, " " + word, script)
     own = SHARED[script]
