@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from temper.graders import language as language_grader
 from temper.graders.language import LanguageConsistency
+from temper.text import identify, mixing
 from temper.text import language as language_module
-from temper.text import mixing
 from temper.text.asked import asked_for
 from temper.text.language import SCRIPTS, Span, count_words, spans, target_share
 from temper.text.script import prose, words
@@ -508,3 +508,12 @@ def test_the_parts_of_a_text_in_one_language_are_those_of_any_text(
     long = {name.partition(".")[2]: value for name, value in language_grader._parts_of_any("x", held, wanted).items()}
     quick = {name.partition(".")[2]: value for name, value in language_grader._parts("x", held, wanted).items()}
     assert repr(quick) == repr(long)
+
+
+def test_what_is_remembered_of_words_is_bounded_and_forgetting_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [identify._Leads("Latin", "en"), identify._Leads("Latin", "en")]
+    met = [(0, word) for text in PLAIN for word in text.split()] * 3
+    whole = [kept[0][m] for m in met]
+    monkeypatch.setattr(identify, "REMEMBERED", 5)
+    assert [kept[1][m] for m in met] == whole
+    assert len(kept[1]) <= 5 < len(kept[0])

@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float32]
 
 BLOCK = 4096
 """Words that are told apart at a time; bounds memory on very long texts."""
+REMEMBERED = 2**15
+"""Words whose lead is remembered for one expected language, about 8 MB of them."""
 WORD_CHARACTERS = 40
 """So much of one word is looked at."""
 ACRONYM_LETTERS = 5
@@ -85,23 +87,33 @@ def told_apart(words: Sequence[str], opens: Sequence[bool], script: str, expecte
 
 
 def surely(words: Sequence[str], script: str, expected: str) -> bool:
-    """Whether `told_apart` would find every word in the expected language, seen at a glance; False where it takes a closer look.
-
-    No stretch of words on which a language gains a switch's price over the expected one can gain more than the best of all
-    languages does word by word.
-    """
+    """Whether `told_apart` would find every word in the expected language, seen without its path; False if not sure."""
     if expected not in SHARED[script] or len(words) > BLOCK:
         return False
-    price = min(STRICT.opening, STRICT.start) - ROUNDING
-    state, gain = 0, 0.0
+    price = min(STRICT.opening, STRICT.start)
+    return not words or _no_lead(words, script, expected, price) or _no_rival(words, script, expected, price)
+
+
+def _no_lead(words: Sequence[str], script: str, expected: str, price: float) -> bool:
+    """Whether on no stretch of words the best language of each word, whichever it is, leads the expected one by the price.
+
+    No single language then can.
+    """
+    leads, state, gain = _leads(script, expected), 0, 0.0
     for word in words:
-        state, most = _lead(state, word, script, expected)
+        state, most = leads[state, word]
         gain += most
         if gain < 0.0:
             gain = 0.0
-        elif gain >= price:
+        elif gain >= price - ROUNDING:
             return False
     return True
+
+
+def _no_rival(words: Sequence[str], script: str, expected: str, price: float) -> bool:
+    candidates = _candidates(script, expected)
+    scores = _scores([w[:WORD_CHARACTERS] for w in words], script)[:, [SHARED[script].index(c) for c in candidates]]
+    return _worth_a_switch(candidates, scores, expected, price)[0] == [expected]
 
 
 def says_nothing(word: str) -> bool:
@@ -219,14 +231,31 @@ def _fit(state: int, text: str, script: str) -> tuple[int, Floats]:
     return state, weights[script][found].sum(axis=0, dtype=np.float64)
 
 
-@lru_cache(maxsize=2**16)
-def _lead(state: int, word: str, script: str, expected: str) -> tuple[int, float]:
-    """Where the automaton stands behind a word met in `state`, and the most by which a language leads the expected one."""
-    word = word[:WORD_CHARACTERS]
-    state, fit = _fit(state, " " + word, script)
-    own = SHARED[script]
-    others = [fit[own.index(c)] for c in _candidates(script, expected) if c != expected]
-    return state, 0.0 if says_nothing(word) else float(max(others) - fit[own.index(expected)])
+class _Leads(dict[tuple[int, str], tuple[int, float]]):
+    """Where the automaton stands behind a word met in a state, and the most by which a language leads the expected one.
+
+    A dict that fills itself: every word of every text is looked up here, which must not cost a call.
+    """
+
+    __slots__ = ("expected", "script")
+
+    def __init__(self, script: str, expected: str) -> None:
+        self.script, self.expected = script, expected
+
+    def __missing__(self, met: tuple[int, str]) -> tuple[int, float]:
+        if len(self) >= REMEMBERED:
+            self.clear()
+        self[met] = found = self._found(met[0], met[1][:WORD_CHARACTERS])
+        return found
+
+    def _found(self, state: int, word: str) -> tuple[int, float]:
+        state, fit = _fit(state, f" {word}", self.script)
+        own = SHARED[self.script]
+        others = [fit[own.index(c)] for c in _candidates(self.script, self.expected) if c != self.expected]
+        return state, 0.0 if says_nothing(word) else float(max(others) - fit[own.index(self.expected)])
+
+
+_leads = cache(_Leads)
 
 
 @lru_cache(maxsize=2**15)

@@ -8,6 +8,7 @@ language and are left out. docs/language.md has definitions and measured errors;
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -79,6 +80,7 @@ def count_words(text: str, language: str, *, exclude: str = "") -> WordCount | N
     return WordCount(sum(s.words for s in found if s.language == code), sum(s.words for s in found))
 
 
+@lru_cache(maxsize=256)
 def covered(language: str) -> str:
     """The code in `SCRIPTS` for a language tag such as zh-Hant, en_US or nb; "" if there is none."""
     code = language.replace("_", "-").split("-")[0].lower()

@@ -42,6 +42,7 @@ _BLOCKS: dict[str, str] = {
 BY_CHARACTER = frozenset({"Han", "Kana"})
 """Scripts whose words are counted by character."""
 _UNSPACED = frozenset({"Thai", "Lao", "Burmese", "Khmer"})
+_COUNTED = BY_CHARACTER | _UNSPACED
 _LINE = re.compile(r"[^\n]+")
 _MARKS = r"\u0300-\u036f\u200c\u200d"
 _JOINERS = "'’ʼ·״׳-"
@@ -97,7 +98,7 @@ def _pattern() -> re.Pattern[str]:
     alternatives = []
     for script, block in _BLOCKS.items():
         word = f"[{block}][{block}{_MARKS}]*"
-        spaced = script not in BY_CHARACTER | _UNSPACED
+        spaced = script not in _COUNTED
         alternatives.append(f"(?P<{script}>{word}(?:[{_JOINERS}]{word})*)" if spaced else f"(?P<{script}>{word})")
     return re.compile("|".join([*alternatives, r"(?P<Line>\n+)", r"(?P<Stop>[.!?:;()\"“”«»…。！？；：（）「」؟।؛])"]))
 
@@ -131,14 +132,15 @@ def words(text: str) -> Iterator[Word]:
         elif script == "Stop":
             opens = True
         else:
-            yield Word(found.start(), found.end(), script, _count(found[0], script), line, opens)
+            counts = _count(found[0], script) if script in _COUNTED else 1
+            yield Word(found.start(), found.end(), script, counts, line, opens)
             opens = False
 
 
 def _count(run: str, script: str) -> int:
     if script in BY_CHARACTER:
         return len(run) if run.isalpha() else max(1, sum(c.isalpha() for c in run))
-    return max(1, round(sum(c.isalpha() for c in run) / LETTERS_PER_WORD)) if script in _UNSPACED else 1
+    return max(1, round(sum(c.isalpha() for c in run) / LETTERS_PER_WORD))
 
 
 MAX_TRADITIONAL = 0.04
