@@ -237,10 +237,12 @@ class _Leads(dict[tuple[int, str], tuple[int, float]]):
     A dict that fills itself: every word of every text is looked up here, which must not cost a call.
     """
 
-    __slots__ = ("expected", "script")
+    __slots__ = ("expected", "others", "script")
 
     def __init__(self, script: str, expected: str) -> None:
-        self.script, self.expected = script, expected
+        own = SHARED[script]
+        self.script, self.expected = script, own.index(expected)
+        self.others = [own.index(c) for c in _candidates(script, expected) if c != expected]
 
     def __missing__(self, met: tuple[int, str]) -> tuple[int, float]:
         if len(self) >= REMEMBERED:
@@ -250,9 +252,7 @@ class _Leads(dict[tuple[int, str], tuple[int, float]]):
 
     def _found(self, state: int, word: str) -> tuple[int, float]:
         state, fit = _fit(state, f" {word}", self.script)
-        own = SHARED[self.script]
-        others = [fit[own.index(c)] for c in _candidates(self.script, self.expected) if c != self.expected]
-        return state, 0.0 if says_nothing(word) else float(max(others) - fit[own.index(self.expected)])
+        return state, 0.0 if says_nothing(word) else float(fit[self.others].max() - fit[self.expected])
 
 
 _leads = cache(_Leads)
