@@ -26,7 +26,14 @@ class LanguageConsistency:
     better: ClassVar[Better] = "high"
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
-        return [_score(c, _wanted(c.example.prompt, c.example.language)) for c in completions]
+        wanted: dict[tuple[str, str], _Wanted | None] = {}
+        scores = []
+        for c in completions:
+            key = (c.example.prompt, c.example.language)
+            if key not in wanted:
+                wanted[key] = _wanted(*key)
+            scores.append(_score(c, wanted[key]))
+        return scores
 
 
 class _Wanted(NamedTuple):

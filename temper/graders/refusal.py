@@ -145,7 +145,7 @@ class Refusal:
     better: ClassVar[Better] = "high"
 
     def __call__(self, completions: Sequence[Completion], /) -> list[Score]:
-        completions = [c if (seen := clean(c.answer)) == c.answer else replace(c, answer=seen) for c in completions]
+        completions = [replace(c, answer=clean(c.answer)) for c in completions]
         reasons = [_abstention(c) for c in completions]
         english = [i for i, why in enumerate(reasons) if why is None]
         found = self.model.probabilities([completions[i].answer for i in english])
