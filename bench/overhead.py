@@ -63,24 +63,25 @@ def peer(interpreter: str, url: str) -> float:
 
 
 def rescoring() -> Iterator[Case]:
-    """Rows a second, reading, grading and writing, by each rule grader alone, beside refusal's constant."""
-    answers = varied(RESCORED)
-    for name in RULES:
-        grader = catalog.grader(name)
-        grader.grade(answers[:20])  # loads its tables
-        rate = statistics.median(rescored(grader, answers) for _ in range(PAIRS))
-        yield Case(f"rescore by {name}", rate, LIMIT_ROWS, OURSELVES, "rows a CPU second", rate / LIMIT_ROWS, PAIRS)
+    """Rows a second, reading, grading and writing, by each rule grader alone, beside refusal's constant, and by all of them."""
+    answers, graders = varied(RESCORED), [catalog.grader(name) for name in RULES]
+    for some in (*([g] for g in graders), graders):
+        for grader in some:
+            grader.grade(answers[:20])  # loads its tables
+        rate = statistics.median(rescored(some, answers) for _ in range(PAIRS))
+        named = some[0].name if len(some) == 1 else "all of these"
+        yield Case(f"rescore by {named}", rate, LIMIT_ROWS, OURSELVES, "rows a CPU second", rate / LIMIT_ROWS, PAIRS)
 
 
-def rescored(grader: Named, answers: Sequence[Completion]) -> float:
-    refusal = Named("refusal", constant, "refusal") if grader.name != "refusal" else grader
+def rescored(graders: Sequence[Named], answers: Sequence[Completion]) -> float:
+    refusal = next((g for g in graders if g.name == "refusal"), Named("refusal", constant, "refusal"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         panel = Panel((), Named("refusal", constant, "refusal"))
         rows = grade_rows([(0, c) for c in answers], panel, suite=Suite("s", ()), arm="a")
         write_text(folder / "rows.jsonl", "".join(dumps(row) + "\n" for row in rows))
         write_text(folder / ASKED, dumps({"address": "x", "judges": {"refusal": "refusal"}}))
-        spent = cpu_seconds(lambda: regrade(folder, Panel((grader,), refusal)))
+        spent = cpu_seconds(lambda: regrade(folder, Panel(tuple(graders), refusal)))
         return len(rows) / spent
 
 

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +24,7 @@ from temper.errors import StorageError
 SEAL = "DONE"
 CHUNK = 1 << 16  # bytes of a zstd file that are read at a time: what follows a frame is copied for each frame in them
 Row = dict[str, Any]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def dumps(value: object) -> str:
@@ -31,7 +33,7 @@ def dumps(value: object) -> str:
     A text with half a surrogate pair (a broken endpoint sends one) is written in escapes, since UTF-8 cannot hold it.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    if text.isascii() or not any("\ud800" <= ch <= "\udfff" for ch in text):
+    if text.isascii() or not _SURROGATE.search(text):
         return text
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from temper.graders import language as language_grader
 from temper.graders.language import LanguageConsistency
-from temper.text import mixing
+from temper.text import identify, mixing
+from temper.text import language as language_module
 from temper.text.asked import asked_for
 from temper.text.language import SCRIPTS, Span, count_words, spans, target_share
 from temper.text.script import prose, words
@@ -452,3 +454,66 @@ def test_the_whole_grader_does_fifty_thousand_words_a_second() -> None:
     start = time.process_time()
     LanguageConsistency()(completions)
     assert sum(c.total for c in counts if c) / (time.process_time() - start) > 50_000
+
+
+# --- the quick way ----------------------------------------------------------------------------------------------------
+
+PLAIN = (
+    "The people who asked did not know what it was.",
+    "First, we mix it; then we don't wait — we bake it for an hour.",
+    "Café owners in São Paulo",
+    "Je ne peux pas vous aider.",
+    "NASA, AI and I",
+    "well-known O'Brien's",
+    "a",
+    "Ich kann Ihnen dabei leider nicht helfen, und das ist schade.",
+    "e\u0301 \u0301x \u200dy",
+)
+
+
+@given(
+    st.lists(st.sampled_from([*PLAIN, "\n", "\n\n", "1. ", "-", "'", "α", "你好"]), max_size=12),
+    st.sampled_from(["en", "fr", "ms"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_quick_way_for_latin_texts_finds_the_spans_of_the_long_one(pieces: list[str], language: str) -> None:
+    text = " ".join(pieces)
+    quick = language_module._in_target_only(text, language)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_module, "_in_target_only", lambda text, target: None)
+        slow = spans(text, language)
+    assert quick is None or quick == slow
+
+
+def test_plain_english_takes_the_quick_way_and_mixed_text_does_not() -> None:
+    assert language_module._in_target_only(f"{PLAIN[0]}\n{PLAIN[1]}", "en") is not None
+    assert language_module._in_target_only(f"{PLAIN[0]} {PLAIN[7]} {PLAIN[3]}", "en") is None
+    assert language_module._in_target_only(f"{PLAIN[0]} 你好", "en") is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=6),
+    st.sampled_from(["en", "fr", "de"]),
+    st.sampled_from([frozenset[str](), frozenset({"fr"})]),
+)
+@settings(deadline=None)
+def test_the_parts_of_a_text_in_one_language_are_those_of_any_text(
+    lines: list[tuple[int, bool]], language: str, asked: frozenset[str]
+) -> None:
+    held, line = [], 0
+    for n, (words_, breaks) in enumerate(lines):
+        line += breaks
+        held.append(Span(10 * n, 10 * n + 9, language, words_, line))
+    wanted = language_grader._Wanted("en", asked, frozenset({"en"}))
+    long = {name.partition(".")[2]: value for name, value in language_grader._parts_of_any("x", held, wanted).items()}
+    quick = {name.partition(".")[2]: value for name, value in language_grader._parts("x", held, wanted).items()}
+    assert repr(quick) == repr(long)
+
+
+def test_what_is_remembered_of_words_is_bounded_and_forgetting_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [identify._Leads("Latin", "en"), identify._Leads("Latin", "en")]
+    met = [(0, word) for text in PLAIN for word in text.split()] * 3
+    whole = [kept[0][m] for m in met]
+    monkeypatch.setattr(identify, "REMEMBERED", 5)
+    assert [kept[1][m] for m in met] == whole
+    assert len(kept[1]) <= 5 < len(kept[0])

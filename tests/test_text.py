@@ -1,7 +1,12 @@
 """Outcome, readability and repetition of a text."""
 
-import pytest
+import re
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from temper.text import readability
 from temper.text.outcome import outcome
 from temper.text.readability import reading, syllables
 from temper.text.repetition import compressed, loops, repeated, words
@@ -149,3 +154,9 @@ def test_words_are_found_in_any_script() -> None:
 
 def test_prose_keeps_dollars_that_are_money() -> None:
     assert prose("It costs $5 and not $6.") == "It costs $5 and not $6."
+
+
+@given(st.text(alphabet="aB .!?\n\"'”)]", max_size=40))
+def test_sentences_end_where_the_two_alternatives_spelled_out_end_them(text: str) -> None:
+    plain = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]*+(?=\s|$)|\n+")
+    assert [m.span() for m in readability._SENTENCE_END.finditer(text)] == [m.span() for m in plain.finditer(text)]

@@ -5,6 +5,7 @@ What every part means, where it comes from and how far off it is: docs/language.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from temper.text import mixing
@@ -43,6 +44,8 @@ class _Wanted(NamedTuple):
     used: frozenset[str]
 
 
+# a prompt has several answers: samples, arms, the batches of a suite
+@lru_cache(maxsize=1024)
 def _wanted(prompt: str, language: str) -> _Wanted | None:
     target = covered(language)
     return _Wanted(target, asked_for(prompt), frozenset(s.language for s in spans(prompt, target))) if target else None
@@ -60,6 +63,11 @@ def _score(completion: Completion, wanted: _Wanted | None) -> Score:
 
 
 def _parts(name: str, found: Sequence[Span], wanted: _Wanted) -> Mapping[str, float | None]:
+    alone = found and all(s.language == found[0].language for s in found)
+    return _parts_of_one(name, found, wanted) if alone else _parts_of_any(name, found, wanted)
+
+
+def _parts_of_any(name: str, found: Sequence[Span], wanted: _Wanted) -> Mapping[str, float | None]:
     own = {wanted.target, *wanted.asked}
     return {
         name: mixing.share(found, own),
@@ -73,4 +81,26 @@ def _parts(name: str, found: Sequence[Span], wanted: _Wanted) -> Mapping[str, fl
         f"{name}.line_pass": mixing.line_pass(found, own),
         f"{name}.word_pass": mixing.word_pass(found, own),
         f"{name}.unwarranted": mixing.unwarranted(found, own | wanted.used),
+    }
+
+
+def _parts_of_one(name: str, found: Sequence[Span], wanted: _Wanted) -> Mapping[str, float | None]:
+    """The same of a text in one language, as nearly all are: it mixes nothing, and only its length and lines are looked at."""
+    language, total = found[0].language, sum(s.words for s in found)
+    own = {wanted.target, *wanted.asked}
+    kept = float(language in own)
+    judged = any(s.words >= mixing.MIN_LINE for s in found) or mixing.line_pass(found, own) is not None
+    passed = kept if judged else None
+    return {
+        name: kept,
+        f"{name}.asked": float(language in wanted.asked) if wanted.asked else None,
+        f"{name}.cmi": 0.0,
+        f"{name}.corpus_cmi": 0.0,
+        f"{name}.m_index": 0.0,
+        f"{name}.i_index": 0.0 if total > 1 else None,
+        f"{name}.entropy": 0.0,
+        f"{name}.burstiness": None,
+        f"{name}.line_pass": passed,
+        f"{name}.word_pass": kept if passed else None,
+        f"{name}.unwarranted": (language not in own | wanted.used) / total,
     }

@@ -279,7 +279,8 @@ def _dense(answer: str, head: list[str], tail: list[str]) -> list[float]:
     opening = head[: 2 * OPENING_WORDS]
     said = float(_says_no(answer, 0, HEAD_CHARACTERS // 3, opening))
     late = float(_says_no(answer, max(0, len(answer) - TAIL_CHARACTERS), len(answer), tail))
-    signs = [float(not s.isdisjoint(opening)) for s in _SIGNS] + [float(not s.isdisjoint(head)) for s in _SIGNS]
+    opened, begun = set(opening), set(head)  # a set is compared by the smaller of the two
+    signs = [float(not s.isdisjoint(opened)) for s in _SIGNS] + [float(not s.isdisjoint(begun)) for s in _SIGNS]
     length = math.log1p(len(answer) / 6) / 5
     listed = float(answer.count("\n") >= 4 and len(_ENUMERATED.findall(answer[:4000])) >= 3)
     closes = float(not _CLOSES.isdisjoint(tail))
@@ -290,6 +291,6 @@ def _dense(answer: str, head: list[str], tail: list[str]) -> list[float]:
 
 
 def _says_no(answer: str, start: int, end: int, words: list[str]) -> bool:
-    if _NEGATED.isdisjoint(words) and not any(w.endswith("n't") for w in words):
+    if _NEGATED.isdisjoint(words) and "n't " not in " ".join([*words, ""]):
         return False
     return _REFUSES.search(answer[start:end].lower().replace("’", "'")) is not None

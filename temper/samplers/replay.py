@@ -42,8 +42,8 @@ class _Row(BaseModel):
     raw: str = ""
     usage: _Usage | None = None
     error: str = ""
-    facts: dict[str, Any] = {}
-    asked: list[_Message] = []
+    facts: dict[str, Any] = Field(default_factory=dict)
+    asked: list[_Message] = Field(default_factory=list)
     category: str = ""
     klass: str = Field("", alias="class")
     group: str = ""

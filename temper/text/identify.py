@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float32]
 
 BLOCK = 4096
 """Words that are told apart at a time; bounds memory on very long texts."""
+REMEMBERED = 2**15
+"""Words whose lead is remembered for one expected language, about 8 MB of them."""
 WORD_CHARACTERS = 40
 """So much of one word is looked at."""
 ACRONYM_LETTERS = 5
@@ -65,6 +67,8 @@ CHEAP = Price(7.0, 3.0, 7.0)
 """Second pass, among the expected language and those found: finds where."""
 HAN = Price(14.0, 8.0, 10.0)
 """The only pass for Chinese and Japanese."""
+ROUNDING = 0.01
+"""Nats by which sums of a text's scores may differ with the order of adding, and more."""
 SHORT = 10.0
 """What it costs to begin in another language than the common one of a script, where none was expected in it."""
 
@@ -80,6 +84,36 @@ def told_apart(words: Sequence[str], opens: Sequence[bool], script: str, expecte
         scores = _scores([w[:WORD_CHARACTERS] for w in words[part]], script)
         path += _east_asian(scores, opens[part], expected) if script == "Han" else _path(scores, opens[part], script, expected)
     return path
+
+
+def surely(words: Sequence[str], script: str, expected: str) -> bool:
+    """Whether `told_apart` would find every word in the expected language, seen without its path; False if not sure."""
+    if expected not in SHARED[script] or len(words) > BLOCK:
+        return False
+    price = min(STRICT.opening, STRICT.start)
+    return not words or _no_lead(words, script, expected, price) or _no_rival(words, script, expected, price)
+
+
+def _no_lead(words: Sequence[str], script: str, expected: str, price: float) -> bool:
+    """Whether on no stretch of words the best language of each word, whichever it is, leads the expected one by the price.
+
+    No single language then can.
+    """
+    leads, state, gain = _leads(script, expected), 0, 0.0
+    for word in words:
+        state, most = leads[state, word]
+        gain += most
+        if gain < 0.0:
+            gain = 0.0
+        elif gain >= price - ROUNDING:
+            return False
+    return True
+
+
+def _no_rival(words: Sequence[str], script: str, expected: str, price: float) -> bool:
+    candidates = _candidates(script, expected)
+    scores = _scores([w[:WORD_CHARACTERS] for w in words], script)[:, [SHARED[script].index(c) for c in candidates]]
+    return _worth_a_switch(candidates, scores, expected, price)[0] == [expected]
 
 
 def says_nothing(word: str) -> bool:
@@ -195,6 +229,33 @@ def _fit(state: int, text: str, script: str) -> tuple[int, Floats]:
         if (feature := features[state]) >= 0:
             found.append(feature)
     return state, weights[script][found].sum(axis=0, dtype=np.float64)
+
+
+class _Leads(dict[tuple[int, str], tuple[int, float]]):
+    """Where the automaton stands behind a word met in a state, and the most by which a language leads the expected one.
+
+    A dict that fills itself: every word of every text is looked up here, which must not cost a call.
+    """
+
+    __slots__ = ("expected", "others", "script")
+
+    def __init__(self, script: str, expected: str) -> None:
+        own = SHARED[script]
+        self.script, self.expected = script, own.index(expected)
+        self.others = [own.index(c) for c in _candidates(script, expected) if c != expected]
+
+    def __missing__(self, met: tuple[int, str]) -> tuple[int, float]:
+        if len(self) >= REMEMBERED:
+            self.clear()
+        self[met] = found = self._found(met[0], met[1][:WORD_CHARACTERS])
+        return found
+
+    def _found(self, state: int, word: str) -> tuple[int, float]:
+        state, fit = _fit(state, f" {word}", self.script)
+        return state, 0.0 if says_nothing(word) else float(fit[self.others].max() - fit[self.expected])
+
+
+_leads = cache(_Leads)
 
 
 @lru_cache(maxsize=2**15)

@@ -8,11 +8,12 @@ language and are left out. docs/language.md has definitions and measured errors;
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from temper.text.identify import MIN_JAPANESE, SHARED, told_apart
-from temper.text.script import BY_CHARACTER, Word, blank, words
+from temper.text.identify import MIN_JAPANESE, SHARED, surely, told_apart
+from temper.text.script import BY_CHARACTER, Word, blank, latin_lines, words
 from temper.text.script import prose as prose  # also for those who count words in other ways
 
 NAME_WORDS = 5
@@ -79,6 +80,7 @@ def count_words(text: str, language: str, *, exclude: str = "") -> WordCount | N
     return WordCount(sum(s.words for s in found if s.language == code), sum(s.words for s in found))
 
 
+@lru_cache(maxsize=256)
 def covered(language: str) -> str:
     """The code in `SCRIPTS` for a language tag such as zh-Hant, en_US or nb; "" if there is none."""
     code = language.replace("_", "-").split("-")[0].lower()
@@ -94,12 +96,22 @@ def spans(text: str, language: str = "", *, exclude: str = "") -> list[Span]:
     """
     target = covered(language)
     plain = _without_quotes(prose(text), exclude)
+    if (easy := _in_target_only(plain, target)) is not None:
+        return easy
     found = list(words(plain))
     labels = _labels(plain, found, target)
     _leave_out_names(plain, found, labels, target)
     if exclude:
         _leave_out_quoted(plain, found, labels, target, exclude)
     return _merged(found, labels)
+
+
+def _in_target_only(text: str, target: str) -> list[Span] | None:
+    """The spans of a text in Latin letters whose every word is surely the target's, as most are; None for any other."""
+    lines = latin_lines(text) if target in SHARED["Latin"] else None
+    if lines is None or not surely([word for line in lines for word in line.words], "Latin", target):
+        return None
+    return [Span(line.start, line.end, target, len(line.words), line.line) for line in lines]
 
 
 def _without_quotes(text: str, exclude: str) -> str:
@@ -188,6 +200,8 @@ def _is_name(run: Sequence[str]) -> bool:
 
 def _leave_out_quoted(text: str, found: Sequence[Word], labels: list[str], target: str, exclude: str) -> None:
     """Blank the labels of foreign runs whose words, pair by pair, the user wrote."""
+    if set(labels) <= {"", target}:
+        return
     asked = list(_pieces(exclude, words(prose(exclude))))
     single, pairs = set(asked), set(pairwise(asked))
     for label, run in ((key, list(group)) for key, group in groupby(range(len(found)), labels.__getitem__)):

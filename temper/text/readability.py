@@ -27,7 +27,8 @@ SURE_SPAN = 60
 LONG_SENTENCE = 44
 """Han characters above which a Chinese sentence is long: nine of ten of 4,293 train sentences have at most as many."""
 
-_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]*+(?=\s|$)|\n+")
+# one set of characters to begin with, which is searched for several times as fast as two alternatives
+_SENTENCE_END = re.compile(r"[.!?\n](?:(?<=\n)\n*|(?<![.!?][.!?])[.!?]*+[\"'”’)\]]*+(?=\s|$))")
 _ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "inc", "ltd", "e.g", "i.e", "approx", "fig"})
 _LATIN = re.compile(r"[A-Za-z]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
@@ -118,12 +119,16 @@ def _sentences(text: str) -> int:
     count = at = 0
     for match in _SENTENCE_END.finditer(text):
         start = match.start()
-        before = text[max(0, start - 8) : start].split()
-        if match[0] == "." and before and before[-1].lstrip("(\"'").lower() in _ABBREVIATIONS:
+        if match[0] == "." and _abbreviated(text[max(0, start - 8) : start]):
             continue
         count += _LATIN.search(text, at, start) is not None
         at = match.end()
     return max(1, count + (_LATIN.search(text, at) is not None))
+
+
+def _abbreviated(before: str) -> bool:
+    pieces = before.split()
+    return bool(pieces) and pieces[-1].lstrip("(\"'").lower() in _ABBREVIATIONS
 
 
 def _english(text: str, plain: str, found: list[str]) -> bool:

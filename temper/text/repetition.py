@@ -4,12 +4,15 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from temper.text.invisible import visible
 
 GRAM = 4
 LOOP_GRAM = 50
+REMEMBERED = 4000
+"""Characters of the longest text that is remembered with how it repeats itself, which bounds what that takes to 8 MB (ASCII)."""
 LOOP_TIMES = 3
 SHORT_LOOP_GRAM = 10
 """Texts too short to hold three 50-grams side by side loop when a 10-gram occurs three times (10-gram: the length that R1's own
@@ -44,10 +47,18 @@ def words(text: str) -> list[str]:
 
 def repeats(text: str) -> Repeats:
     """rep-4 and the loop flag in one pass over the words."""
+    return _remembered(text) if len(text) <= REMEMBERED else _repeats(text)
+
+
+def _repeats(text: str) -> Repeats:
     tokens = words(text)
     grams = list(_grams(tokens, GRAM))
     distinct = len(set(grams))
     return Repeats(1 - distinct / len(grams) if grams else None, _circular(tokens, grams, len(grams) - distinct))
+
+
+# a grader asks, and whoever tells the outcome of the same batch
+_remembered = lru_cache(maxsize=2**11)(_repeats)
 
 
 def repeated(text: str, *, n: int = GRAM) -> float | None:
