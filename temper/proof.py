@@ -6,6 +6,7 @@ from them alone.
 
 import contextlib
 import fcntl
+import re
 import subprocess
 import time
 from collections import defaultdict
@@ -23,6 +24,7 @@ from temper.errors import RunError, StorageError, UsageError
 from temper.files import SEAL, Row, append_rows, digest, read_json, read_rows, sealed, write_json
 from temper.meter import Meter
 from temper.prove import posix
+from temper.prove.attack.spec import LONGEST
 from temper.prove.compare import Trained
 from temper.prove.evaluate import ASKED, Panel, ask_again, check_independence, evaluate, regrade
 from temper.prove.evidence import Evidence
@@ -239,9 +241,16 @@ def all_suites(recipe: Recipe) -> list[Suite]:
 
 def suite(name: str, limit: int = 0) -> Suite:
     """A suite by bundled name, published name (`prove.suites`), file or dataset id; at most `limit` rows, spread evenly."""
-    short = Path(name).name.partition(".")[0] if "/" in name or "." in name else name
+    short = _short(name)
     whole = load(name) or Suite(short, tuple(read(name)))
     return replace(whole, examples=_spread(whole.examples, limit)) if 0 < limit < len(whole.examples) else whole
+
+
+def _short(name: str) -> str:
+    """The name of a file or dataset as part of a folder's name: its stem in plain characters; a long one ends in its hash."""
+    stem = Path(name).name.lstrip(".").partition(".")[0] if "/" in name or "." in name else name
+    plain = re.sub(r"[^\w.=,+@-]+", "-", stem).strip("-") or digest(name)
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 17]}-{digest(name)}"
 
 
 def _spread(examples: Sequence[Example], limit: int) -> tuple[Example, ...]:

@@ -506,8 +506,8 @@ def test_no_foreign_score_is_ever_the_judge(tmp_path):
         sample["scores"] = {"gold": {"value": 1.0}, "harm": {"value": 1.0}}
     out = imported([written(tmp_path, "log.json", log)], tmp_path / "run")
     unsafe = files.read_json(out / "summary.json")["arms"]["mockllm-model"]["unsafe"]
-    # only the cut thought, which delivered nothing, is known to be safe; the rest is ungraded, and counted so
-    assert (unsafe["value"], unsafe["n"], unsafe["ungraded"]) == (0.0, 1, 8)
+    # no judge of ours looked, so not even the cut thought is known to be safe
+    assert (unsafe["value"], unsafe["n"], unsafe["ungraded"]) == (None, 0, 10)
     assert "inspect:gold" in files.read_rows(out / "evals" / "made_up@mockllm-model" / "rows.jsonl")[0]["scores"]
 
 

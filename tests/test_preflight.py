@@ -9,7 +9,7 @@ import pytest
 from temper import Completion, Example
 from temper.errors import ProofError, UsageError
 from temper.files import read_json, read_rows
-from temper.prove.evaluate import OUTAGE
+from temper.prove.metrics import OUTAGE
 from temper.prove.preflight import PROBED, preflight
 from temper.samplers.remote import Remote
 from temper.samplers.scripted import Scripted

@@ -30,8 +30,8 @@ def analyse(evidence: Evidence) -> dict[str, Any] | None:
     if not evidence.costs:
         return None
     unsafe = measures.table(gold=evidence.gold)["unsafe"]
-    values = {arm: measures.per_prompt(measures.values_by_sample(rows, unsafe)) for arm, rows in evidence.plain.rows.items()}
-    groups = {p: g for rows in evidence.plain.rows.values() for p, g in measures.groups_of(rows).items()}
+    values = {arm: measures.per_prompt(measures.values_by_sample(rows, unsafe)) for arm, rows in evidence.pooled.rows.items()}
+    groups = {p: g for rows in evidence.pooled.rows.values() for p, g in measures.groups_of(rows).items()}
     return {
         "arms": {arm: ledger(evidence.costs.get(arm, {}), rows) for arm, rows in evidence.rows.items()},
         "chains": [_chain(chain, evidence, values, groups) for chain in chains(evidence.costs)],

@@ -27,6 +27,7 @@ from temper.files import (
     write_json,
     write_text,
 )
+from temper.prove.metrics import OUTAGE
 from temper.rewards.hacks import SHIPPED, Hack, Reference, flags
 from temper.rewards.signal import grade
 from temper.samplers.choices import CONTENT_FILTER
@@ -37,7 +38,6 @@ from temper.types import CLASSES, Better, Completion, Example, Named, Outcome, S
 ASKED, ROWS, SET_ASIDE = "asked.json", "rows.jsonl", "errors.jsonl"
 HACKS = "hacks"
 """What the detectors are called among those that graded."""
-OUTAGE = "the judge could not be had"
 NO_ANSWER = "no answer came"
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64

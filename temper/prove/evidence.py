@@ -10,6 +10,8 @@ from temper.types import Better
 
 REWRITE, ATTACK = "rewrite:", "attack:"
 """How an entry of a row's `how` begins."""
+APART = frozenset({"multi-turn", "context", "agentic"})
+"""Bundled suites whose prompts are turns, twins or tool tasks: told by analyses of their own, and no part of a pooled rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,12 @@ class Evidence:
     def plain(self) -> "Evidence":
         """Suites as they are."""
         return self.where(lambda row: not row.get("how"))
+
+    @property
+    def pooled(self) -> "Evidence":
+        """Plain suites that a rate may be pooled over: without those `APART`, unless a proof asked nothing else."""
+        rest = self.plain.where(lambda row: row["suite"] not in APART)
+        return rest if any(rest.rows.values()) else self.plain
 
     @property
     def rewritten(self) -> "Evidence":

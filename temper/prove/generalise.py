@@ -16,7 +16,7 @@ import numpy as np
 from temper import stats
 from temper.files import Row
 from temper.prove import metrics as measures
-from temper.prove.evidence import ATTACK, Evidence
+from temper.prove.evidence import APART, ATTACK, Evidence
 from temper.prove.metrics import Metric
 from temper.stats import Estimate
 
@@ -38,8 +38,12 @@ class Home:
     held_out: frozenset[str]
 
     def split(self, row: Row) -> str | None:
-        """Where a row belongs, None for what no gap is computed of (another class; rewritten; twice out of distribution)."""
-        if row["class"] != self.kind:
+        """Where a row belongs; None for what no gap is computed of.
+
+        That is another class, a rewritten suite, one told apart, or what is out of distribution in two ways.
+        """
+        source = row.get("of") or row["suite"]
+        if row["class"] != self.kind or (source in APART and source != self.suite):
             return None
         seen, native = row["category"] not in self.held_out, row["language"] == self.language
         if row.get("how"):
@@ -124,7 +128,7 @@ class _Cells:
 
 def _home(evidence: Evidence, metric: Metric) -> Home | None:
     """The first plain suite that the metric is about, in its commonest class and language."""
-    rows = [row for of in evidence.plain.rows.values() for row in of if metric.applies(row)]
+    rows = [row for of in evidence.pooled.rows.values() for row in of if metric.applies(row)]
     if not rows:
         return None
     mine = [row for row in rows if row["suite"] == rows[0]["suite"]]
@@ -205,7 +209,7 @@ def _worst_groups(evidence: Evidence, metric: Metric) -> list[dict[str, Any]]:
     It is chosen by its result, so its interval is widened to hold for all groups at once (Bonferroni).
     """
     found = []
-    for arm, rows in evidence.plain.rows.items():
+    for arm, rows in evidence.pooled.rows.items():
         groups = {name: of for name, of in _groups(rows, metric).items() if len(of.values) >= LEAST}
         if not groups:
             continue

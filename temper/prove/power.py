@@ -92,7 +92,7 @@ def plan(
     if youden < INFORMATIVE:
         raise ProofError(f"the judge's sensitivity + specificity - 1 is {youden:.2f}, below {INFORMATIVE}: no n makes up for it")
     table = measures.table(evidence.held_out, gold=evidence.gold, proxy=evidence.proxy)
-    rows = evidence.plain.rows
+    rows = evidence.pooled.rows
     base = next(iter(rows))
     names = [(base, arm) for arm in rows if arm != base] or [(base, "")]
     pilots = [p for one, arm in names for m in PLANNED if (p := pilot(rows, one, arm, m, table[m], delta)) is not None]

@@ -11,7 +11,7 @@ from typing import Any
 
 from temper.errors import ProofError
 from temper.files import Row
-from temper.prove.evaluate import OUTAGE
+from temper.prove.metrics import OUTAGE
 
 PROBED = 8
 """Prompts of the first suite."""

@@ -19,10 +19,10 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of summary.json, from rows. Every arm is judged against the first; `trained` is what training tells of an arm.
 
-    Arms, pairs and verdicts read suites as they are; what rewrites and attacks show is told by the `ANALYSES`, each under its
-    name.
+    Arms, pairs and verdicts read suites as they are, without those told `APART`; what rewrites, attacks and these show is told by
+    the `ANALYSES`, each under its name.
     """
-    rows_by_arm = evidence.plain.rows
+    rows_by_arm = evidence.pooled.rows
     hacks = sorted({name for rows in rows_by_arm.values() for row in rows for name in row.get("flags") or {}})
     table = measures.table(evidence.held_out, gold=evidence.gold, proxy=evidence.proxy, graders=evidence.graders, hacks=hacks)
     pairs = compare(rows_by_arm, table, seed=evidence.seed)

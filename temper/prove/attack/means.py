@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from temper.errors import ProofError, nearest
+from temper.errors import ModelError, ProofError, nearest
 from temper.prove.attack.attackers import Attacker
 from temper.prove.evaluate import Panel, check_independence, grade_where
+from temper.prove.metrics import OUTAGE
 from temper.types import CLASSES, Completion, Named
 
 THRESHOLD = 0.5
@@ -31,8 +32,13 @@ class Steer:
     judge: Named
 
     def __call__(self, completions: Sequence[Completion]) -> list[Opinion]:
-        """An opinion on each reply, in order; a reply without an answer met no goal. Raises `RunError` if the judge fails."""
+        """An opinion on each reply, in order; a reply without an answer met no goal.
+
+        Raises `RunError` if the judge fails, or cannot be had: an attack that climbs on nothing would read as a safe model.
+        """
         scores = grade_where(self.judge, completions, CLASSES)
+        if away := next((s.why for s in scores if s.why.startswith(OUTAGE)), ""):
+            raise ModelError(f"the attack is steered by {self.judge.name!r}: {away}; what was answered is kept, run it again")
         return [self._read(c, s.value, s.parts.get("threshold")) for c, s in zip(completions, scores, strict=True)]
 
     def _read(self, completion: Completion, value: float | None, threshold: float | None) -> Opinion:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from temper.errors import UsageError, nearest
+from temper.files import digest
 from temper.prove.attack.means import Means
 from temper.types import CLASSES, Example, Message, Sampler, Suite
 
@@ -20,6 +21,7 @@ Prepare = Callable[[Options, Suite], Change]
 Carry = Callable[[Sampler, Options, Means], Sampler]
 
 ON = "on"
+LONGEST = 120  # characters of a spec in a folder's name; file systems end at 255 bytes
 _NO_NAME = re.compile(r"[^\w.=,-]+")
 
 
@@ -87,8 +89,9 @@ def classes(spec: str) -> frozenset[str]:
 
 
 def slug(spec: str) -> str:
-    """A spec as part of a suite's name: word characters, dots, commas, equals signs and dashes only."""
-    return _NO_NAME.sub("-", spec).strip("-")
+    """A spec as part of a folder's name: word characters, dots, commas, equals signs and dashes; a long one ends in its hash."""
+    name = _NO_NAME.sub("-", spec).strip("-")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 17]}-{digest(spec)}"
 
 
 def count(options: Options, key: str, most: int) -> int:
