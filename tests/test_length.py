@@ -77,6 +77,13 @@ def test_hard_tasks_make_unsolved_thoughts_longer_between_tasks_and_not_within_o
     assert (found["within"]["value"], found["within"]["n"]) == (0.0, 20)
 
 
+def test_a_reply_cut_in_its_thought_is_unsolved_with_its_tokens_so_far_and_is_counted_as_cut():
+    cut = [{**task(10 + i, solved=False, tokens=400), "thought": "open", "outcome": "truncated_in_thought"} for i in range(8)]
+    found = overthinking([*(task(i) for i in range(10)), *cut])
+    assert (found["unsolved"]["value"], found["unsolved"]["n"], found["cut"]) == (400.0, 8, 8)
+    assert (found["difference"]["value"], found["solved"]["n"]) == (300.0, 10)
+
+
 def test_bands_hold_a_quarter_of_the_thoughts_each_and_show_where_length_stops_paying():
     rows = [task(i, solved=i < 60, tokens=10 + i) for i in range(80)]
     bands = verbosity(Evidence({"base": rows}))["bands"]["reasoning"]

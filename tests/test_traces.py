@@ -84,7 +84,9 @@ def test_arms_of_one_true_rate_and_different_cut_shares_are_not_told_apart():
         pairs = traces(Evidence(rows))["classes"]["harmful"]["pairs"]
         [pair] = [p for p in pairs if p["metric"] == "unsafe_reasoning"]
         claimed += pair["distinguishable"]
-        differences.append(of(rows["sft"], arm="base")["unsafe_reasoning"]["value"] - of(rows["base"])["unsafe_reasoning"]["value"])
+        differences.append(
+            of(rows["sft"], arm="base")["unsafe_reasoning"]["value"] - of(rows["base"])["unsafe_reasoning"]["value"]
+        )
     assert claimed <= 2 and abs(sum(differences) / 20) < 0.1
 
 

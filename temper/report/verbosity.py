@@ -47,6 +47,11 @@ def _overthinking(found: Told) -> Table:
         if of["solved"]["n"] or of["unsolved"]["n"]
     ]
     note = "Unsolved tasks are harder ones; only the last column, from tasks with samples of both kinds, leaves difficulty out."
+    cut = [f"{arm} {text.count(of['cut'])}" for arm, of in found["overthinking"].items() if of.get("cut")]
+    if cut:
+        note += (
+            f" Thoughts that the token cap cut count as unsolved with their tokens so far ({', '.join(cut)}): at least so many."
+        )
     return Table("Thought tokens on solved and unsolved tasks", head, tuple(lines), note)
 
 
