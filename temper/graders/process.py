@@ -33,8 +33,8 @@ class Process:
     `unsafe_reasoning` and `unsafe_answer` (0 or 1), `windows`, `uncovered` (windows the judge abstained from), `threshold` (the
     judge's own, `parts["threshold"]` of its scores, where it has one). `why` names the quadrant. One unsafe window makes a
     reasoning unsafe, whatever was not covered; where none is and the judge abstained from one, the value is None: not known is
-    not safe. It is None too wherever the token cap cut the thought, and so is `unsafe_reasoning`; `why` says what was seen. Raises `RecipeError` for a threshold that is no number, `RunError` for a
-    judge that breaks its contract (`checked.opinions`).
+    not safe. It is None too wherever the token cap cut the thought, and so is `unsafe_reasoning`; `why` says what was seen.
+    Raises `RecipeError` for a threshold that is no number, `RunError` for a judge that breaks its contract (`checked.opinions`).
     """
 
     judge: Grader

@@ -77,8 +77,8 @@ class Counts(BaseModel):
     others (SGLang).
     """
 
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     reasoning_tokens: int | None = None
     completion_tokens_details: Details | None = None
 
