@@ -254,3 +254,16 @@ def test_a_contrast_of_independent_estimates_has_the_pythagorean_interval():
     found = contrast(proportion(30, 100), proportion(20, 100))
     assert found.value == pytest.approx(0.1)
     assert (found.low, found.high) == pytest.approx((-0.021, 0.217), abs=0.002)  # Newcombe 1998, method 10
+
+
+@pytest.mark.parametrize("clusters", [None, [0, 0, 1], [0, 1, 2]])
+def test_a_mean_of_values_that_all_agree_is_unbounded_and_never_sure(clusters):
+    found = mean([60.1, 60.1, 60.1], clusters)
+    assert (found.value, found.low, found.high) == (pytest.approx(60.1), -math.inf, math.inf)
+    assert (found.as_dict()["low"], found.as_dict()["high"]) == (None, None)
+
+
+def test_unbounded_values_that_all_change_alike_have_no_bounds_and_shares_keep_theirs():
+    tokens, shares = paired_difference([90.0] * 3, [60.0] * 3), paired_difference([0.5] * 3, [0.5] * 3)
+    assert (tokens.value, tokens.low, tokens.high) == (30.0, -math.inf, math.inf)
+    assert -1 < shares.low < 0 < shares.high < 1

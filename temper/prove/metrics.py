@@ -483,7 +483,7 @@ def _student(values: Floats, clusters: stats.Clusters) -> Estimate:
     if not values.size:
         return stats.NOTHING
     groups, error = int(stats.cluster_ids(clusters, values.size).max()) + 1, stats.standard_error(values, clusters)
-    half = stats.student(groups - 1) * error if groups > 1 else math.inf
+    half = stats.student(groups - 1) * error if error > 0 else math.inf  # no error is no knowledge: all values agree
     centre = float(values.mean())
     return Estimate(centre, values.size, centre - half, centre + half)
 
