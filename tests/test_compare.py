@@ -9,7 +9,7 @@ from synthetic import row, rows_by_arm
 from temper.errors import UnknownName
 from temper.prove.compare import Trained, compare, verdict
 from temper.prove.evidence import Evidence
-from temper.prove.metrics import METRICS, measure, measure_all, table
+from temper.prove.metrics import METRICS, groups_of, measure, measure_all, table
 from temper.prove.summary import summarise
 from temper.stats import Estimate
 from temper.types import Outcome
@@ -412,3 +412,13 @@ def test_values_that_all_agree_on_a_few_prompts_are_neither_certain_nor_a_detect
     assert gap.value == 0 and gap.low < -0.2 and gap.high > 0.2
     found = [p for p in compare({"base": same, "arm": same}) if p.metric in ("gap", "tokens")]
     assert [p.mde for p in found] == [None, None]
+
+
+def test_equal_ids_in_two_suites_are_two_clusters_and_a_shared_group_is_one():
+    def asked(suite, name, group, of=""):
+        return {"suite": suite, "id": name, "group": group, **({"of": of} if of else {})}
+
+    own = groups_of([asked("a", "1", "1"), asked("b", "1", "1"), asked("b", "2", ""), asked("a+x", "1", "1", "a")])
+    assert len(set(own.values())) == 3 and own["a", "1"] == own["a+x", "1"]
+    given = groups_of([asked("en", "p1", "p1"), asked("fr", "p1-fr", "p1"), asked("en", "p2", "p2")])
+    assert given["en", "p1"] == given["fr", "p1-fr"] == "p1" != given["en", "p2"]

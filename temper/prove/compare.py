@@ -143,7 +143,7 @@ class Axis:
 
 
 def _axis(rows_by_arm: Mapping[str, Sequence[Row]]) -> Axis:
-    group = {prompt: of for rows in rows_by_arm.values() for prompt, of in measures.groups_of(rows).items()}
+    group = measures.groups_of(row for rows in rows_by_arm.values() for row in rows)
     samples = sorted({measures.sample_of(row) for rows in rows_by_arm.values() for row in rows})
     prompt_at = {prompt: i for i, prompt in enumerate(sorted(group))}
     group_at = {of: i for i, of in enumerate(sorted(set(group.values())))}

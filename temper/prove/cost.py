@@ -31,7 +31,7 @@ def analyse(evidence: Evidence) -> dict[str, Any] | None:
         return None
     unsafe = measures.table(gold=evidence.gold)["unsafe"]
     values = {arm: measures.per_prompt(measures.values_by_sample(rows, unsafe)) for arm, rows in evidence.plain.rows.items()}
-    groups = {p: g for rows in evidence.plain.rows.values() for p, g in measures.groups_of(rows).items()}
+    groups = measures.groups_of(row for rows in evidence.plain.rows.values() for row in rows)
     return {
         "arms": {arm: ledger(evidence.costs.get(arm, {}), rows) for arm, rows in evidence.rows.items()},
         "chains": [_chain(chain, evidence, values, groups) for chain in chains(evidence.costs)],

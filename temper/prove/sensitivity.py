@@ -105,10 +105,11 @@ def table(by: Mapping[str, Sequence[Row]], metric: Metric, conditions: Sequence[
     """One measure's answers by prompt and condition; samples of a cell are averaged, prompts not graded everywhere left out."""
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     group: dict[tuple[str, str], str] = {}
+    groups = measures.groups_of(row for rows in by.values() for row in rows)
     for name, rows in by.items():
         for row in filter(metric.applies, rows):
             item = row.get("of") or row["suite"], row["id"]
-            group[item] = row.get("group") or "\n".join(item)
+            group[item] = groups[row["suite"], row["id"]]
             if (value := measures.read_by(metric, row)) is not None:
                 found[item][name].append(float(value))
     whole = [item for item in group if all(found[item].get(c) for c in conditions)]

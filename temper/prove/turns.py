@@ -59,14 +59,14 @@ def _curve(rows: Sequence[Row], metric: Metric) -> dict[str, Any] | None:
 
 
 def _slope(rows: Sequence[Row], metric: Metric) -> tuple[str, Estimate | None]:
-    same = slope(rows, metric, lambda row: (row["suite"], row["group"], row["prompt"]))
+    same = slope(rows, metric, lambda row: (*cluster(row), row["prompt"]))
     if same is not None:
         return "the same request at several depths", same
     return "turns of a conversation, which ask for different things", slope(rows, metric, cluster)
 
 
 def cluster(row: Row) -> Hashable:
-    return row["suite"], row["group"]
+    return row["suite"], row.get("group") or row["id"]
 
 
 def slope(rows: Sequence[Row], metric: Metric, unit: Unit) -> Estimate | None:
