@@ -337,6 +337,17 @@ def minimum_detectable_mean(error: float, *, power: float = 0.8, alpha: float = 
     return (normal(1 - alpha) + NormalDist().inv_cdf(power)) * error
 
 
+def detectable(estimate: Estimate, *, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """`minimum_detectable_mean` of a difference that is known by its 95 % interval only; None where a side is unbounded.
+
+    The half width over the normal quantile stands for the standard error: with few clusters it says rather too much.
+    """
+    half = (estimate.high - estimate.low) / 2
+    if not math.isfinite(half):
+        return None
+    return minimum_detectable_mean(half / normal(), power=power, alpha=alpha)
+
+
 def design_effect(values: ArrayLike, clusters: Clusters | None) -> float:
     """How many times more values are needed because clusters repeat themselves: SE_clustered^2 / SE_iid^2, 1 where unknown."""
     plain, robust = standard_error(values), standard_error(values, clusters)

@@ -12,6 +12,7 @@ from temper.stats import (
     clopper_pearson,
     contrast,
     design_effect,
+    detectable,
     holm,
     mcnemar,
     mean,
@@ -267,3 +268,10 @@ def test_unbounded_values_that_all_change_alike_have_no_bounds_and_shares_keep_t
     tokens, shares = paired_difference([90.0] * 3, [60.0] * 3), paired_difference([0.5] * 3, [0.5] * 3)
     assert (tokens.value, tokens.low, tokens.high) == (30.0, -math.inf, math.inf)
     assert -1 < shares.low < 0 < shares.high < 1
+
+
+def test_what_an_interval_could_have_shown_is_what_its_standard_error_could():
+    found = mean(np.random.default_rng(0).normal(size=2000))
+    half = (found.high - found.low) / 2
+    assert detectable(found) == pytest.approx(minimum_detectable_mean(half / 1.96), rel=1e-4)
+    assert detectable(mean([1.0, 1.0])) is None

@@ -85,7 +85,13 @@ def _step(arms: Sequence[str], i: int, table: Floats, clusters: Sequence[str], c
     gain = stats.paired_difference(table[i - 1], table[i], clusters)
     price = {unit: _difference(_units(costs[arms[i]], unit), _units(costs[arms[i - 1]], unit)) for unit in UNITS}
     per = {unit: _divided(gain, cost).as_dict() if cost else None for unit, cost in price.items()}
-    return {"from": arms[i - 1], "to": arms[i], "gain": gain.as_dict(), "price": price, "per": per}
+    return {
+        "from": arms[i - 1],
+        "to": arms[i],
+        "gain": {**gain.as_dict(), "mde": stats.detectable(gain)},
+        "price": price,
+        "per": per,
+    }
 
 
 def _plateau(arms: Sequence[str], table: Floats, clusters: Sequence[str], spent: Sequence[float]) -> dict[str, Any]:

@@ -417,7 +417,7 @@ def _pairs(grids: Mapping[str, Mapping[str, Grid]]) -> list[dict[str, Any]]:
     """How much more sensitive each arm is than the first: the paired difference of PromptSensiScores, by measure."""
     base, *others = grids
     return [
-        {"base": base, "arm": arm, "measure": name, "metric": "pss", **found.as_dict()}
+        {"base": base, "arm": arm, "measure": name, "metric": "pss", **found.as_dict(), "mde": stats.detectable(found)}
         for arm in others
         for name in MEASURES
         if (found := _more_sensitive(grids[base][name], grids[arm][name])).n

@@ -53,7 +53,7 @@ def _curve(rows: Sequence[Row], metric: Metric) -> dict[str, Any] | None:
     basis, change = _slope(about, metric)
     return {
         "by_turn": [{"turn": turn, **measures.measure(of, metric).as_dict()} for turn, of in by_turn.items()],
-        "slope": None if change is None else change.as_dict(),
+        "slope": None if change is None else {**change.as_dict(), "mde": stats.detectable(change)},
         "basis": basis,
     }
 

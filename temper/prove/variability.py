@@ -200,7 +200,7 @@ def _pairs(
     base, *others = prompts
     groups = _groups(prompts[base])
     return [
-        {"base": base, "arm": arm, "measure": name, **found.as_dict()}
+        {"base": base, "arm": arm, "measure": name, **found.as_dict(), "mde": stats.detectable(found)}
         for name in _MEANINGS
         for arm in others
         if (found := _difference(values[base][name], values[arm][name], groups)).n

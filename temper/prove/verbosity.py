@@ -98,7 +98,9 @@ def overthinking(rows: Sequence[Row], *, seed: int = 0) -> dict[str, Any]:
     within = {prompt: ends[False][prompt] - ends[True][prompt] for prompt in sorted(both)}
     told = {"solved": solved, "unsolved": unsolved, "difference": stats.contrast(unsolved, solved)}
     cut = sum(row["thought"] == "open" and least_tokens(row) is not None and _solved(row) is not None for row in rows)
-    return {name: found.as_dict() for name, found in {**told, "within": _estimate(within, groups)}.items()} | {"cut": cut}
+    found = {**told, "within": _estimate(within, groups)}
+    mde = {name: stats.detectable(found[name]) for name in ("difference", "within")}
+    return {name: {**of.as_dict(), **({"mde": mde[name]} if name in mde else {})} for name, of in found.items()} | {"cut": cut}
 
 
 def _metrics() -> dict[str, Metric]:

@@ -77,7 +77,13 @@ def _step(step: Found) -> tuple[str, ...]:
     per = [text.with_interval(step["per"][unit], "difference") for unit in ("pflop", "cpu_hour")]
     price = step["price"]["pflop"]
     told = "not recorded" if price is None else text.scaled(price * 1e15, "FLOP")
-    return f"{step['from']} → {step['to']}", value, span, told, *(f"{v} ({s})" if s else v for v, s in per)
+    return (
+        f"{step['from']} → {step['to']}",
+        value,
+        f"{span}{text.unseen(step['gain'])}",
+        told,
+        *(f"{v} ({s})" if s else v for v, s in per),
+    )
 
 
 def _curve(chain: Found, places: list[float]) -> Figure:

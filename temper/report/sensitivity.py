@@ -167,7 +167,10 @@ def _asked(spec: str) -> str:
 
 
 def _pairs(pairs: Sequence[Told], labels: Mapping[str, str]) -> Table:
-    rows = tuple((f"{p['arm']} against {p['base']}", labels[p["measure"]], text.count(p["n"]), _change(p)) for p in pairs)
+    rows = tuple(
+        (f"{p['arm']} against {p['base']}", labels[p["measure"]], text.count(p["n"]), f"{_change(p)}{text.unseen(p)}")
+        for p in pairs
+    )
     return Table(
         "Is an arm more sensitive than the first? Difference of ProSA's score", ("arms", "measure", "prompts", "points"), rows
     )

@@ -63,7 +63,7 @@ def _slope(run: Run, metric: str, told: Told) -> Iterator[str]:
         yield from ("one turn only", "–", "–")
         return
     shown = "difference" if unit == "share" else unit
-    yield f"{text.change(change['value'], unit)} ({text.span(change['low'], change['high'], shown) or 'unknown'})"
+    yield f"{text.change(change['value'], unit)} ({text.span(change['low'], change['high'], shown) or 'unknown'}{text.unseen(change, unit)})"
     yield text.count(change["n"])
     yield told["basis"]
 

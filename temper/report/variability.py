@@ -74,4 +74,5 @@ def _with(estimate: Told | None, name: str, *, change: bool = False) -> str:
     shares = name in ("outcomes", "refusals")
     unit = "difference" if shares and change else "share" if shares else "score"
     value, interval = text.with_interval(estimate, unit)
-    return f"{value} ({interval})" if interval else value
+    beside = text.unseen(estimate, unit) if estimate and change else ""
+    return f"{value} ({interval}{beside})" if interval else value

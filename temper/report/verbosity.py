@@ -57,7 +57,7 @@ def _overthinking(found: Told) -> Table:
 
 def _shown(estimate: Told) -> str:
     value, interval = text.with_interval(estimate, "tokens")
-    return f"{value} ({interval}; n {text.count(estimate['n'])})" if interval else value
+    return f"{value} ({interval}; n {text.count(estimate['n'])}{text.unseen(estimate, 'tokens')})" if interval else value
 
 
 def _bands(klass: str, of: Told) -> Figure:
