@@ -129,6 +129,7 @@ def paired_difference(
     b: ArrayLike,
     clusters: Clusters | None = None,
     *,
+    bounded: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
     confidence: float = CONFIDENCE,
@@ -140,6 +141,7 @@ def paired_difference(
     A bootstrap knows no unit that was not seen: where none rises (or falls) it would end at 0 on that side, and pass a margin of
     2 points on 16 prompts. Values within [0, 1] then get the exact bound on the share of such units (0 of `clusters`,
     Clopper-Pearson), put together with the other side's by MOVER (Zou and Donner 2008); with no change at all it stands on both.
+    Give `bounded` = False for what can exceed 1, even where none of these values does.
     Unbounded values that all change alike have no such bound: their interval is infinite.
     """
     x, y = _floats(a), _floats(b)
@@ -148,7 +150,7 @@ def paired_difference(
     if x.size == 0:
         return NOTHING
     gap, ids = x - y, cluster_ids(clusters, x.size)
-    within = min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
+    within = bounded and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
     if within and not ((gap > 0).any() and (gap < 0).any()) and ids.max() > 0:
         parts = [_part(np.maximum(sign * gap, 0.0), ids, confidence) for sign in (1, -1)]
         value = float(gap.mean())

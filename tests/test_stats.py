@@ -275,3 +275,11 @@ def test_what_an_interval_could_have_shown_is_what_its_standard_error_could():
     half = (found.high - found.low) / 2
     assert detectable(found) == pytest.approx(minimum_detectable_mean(half / 1.96), rel=1e-4)
     assert detectable(mean([1.0, 1.0])) is None
+
+
+def test_the_bound_of_shares_is_not_lent_to_values_that_only_happen_to_lie_within_one():
+    late, early = np.linspace(0.3, 0.9, 12), np.linspace(0.1, 0.5, 12)
+    moved = paired_difference(late + 9, early + 9)
+    share, free = paired_difference(late, early), paired_difference(late, early, bounded=False)
+    assert (free.low, free.high) == pytest.approx((moved.low, moved.high))
+    assert free != share

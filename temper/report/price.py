@@ -62,7 +62,7 @@ def _chain(chain: Found, epsilon: float) -> Iterator[Block]:
     rows = tuple(_step(step) for step in chain["steps"])
     head = ("step", "fall of the unsafe rate, points", "95 % interval", "its price", "points per PFLOP", "points per CPU hour")
     if rows:
-        yield Table(f"Gained by each stage of {' → '.join(arms)}", head, rows)
+        yield Table(f"Gained by each stage of {' → '.join(arms)}", head, rows, "Not corrected for their number.")
     places = [cost["pflop"] for cost in chain["cost"]]
     if None not in places and chain["steps"]:  # without steps no arm's rate is known
         yield _curve(chain, places)

@@ -51,7 +51,8 @@ def _blocks(found: Told) -> Iterator[Block]:
             (f"{p['arm']} against {p['base']}", p["measure"], text.count(p["n"]), _with(p, p["measure"], change=True))
             for p in found["pairs"]
         )
-        yield Table("More variable than the first arm?", ("arms", "measure", "prompts", "difference"), rows)
+        note = "Not corrected for their number."
+        yield Table("More variable than the first arm?", ("arms", "measure", "prompts", "difference"), rows, note)
 
 
 def _figure(safe: Mapping[str, Told]) -> Figure:
