@@ -111,9 +111,10 @@ def prove_arm(
         if number == 0 and not each.how:
             _probe(this, arm, wanted, ask, asked, least_closed, partial(_alarm, watch, label))
         rows = ask(watch=partial(_tell, watch, label, started))
-        tokens = {k: sum(r["usage"][k] for r in rows) for k in ("prompt_tokens", "completion_tokens")}
+        tokens = {k: total(_counted(r, k) for r in rows) for k in ("prompt_tokens", "completion_tokens")}
         tokens["earlier_tokens"] = sum(map(_earlier_tokens, rows))
-        flops = Work(forward_tokens=sum(tokens.values())).flops(asked.parameters)
+        whole = total(tokens.values())
+        flops = None if whole is None else Work(forward_tokens=int(whole)).flops(asked.parameters)
         errors = sum(r["finish"] == "error" for r in rows)
         facts = {
             **tokens,
@@ -128,13 +129,20 @@ def prove_arm(
         posix.store(_crossed(this, arm), sampler, suites, arm_rows(this, arm, suites), address=crossed)
 
 
+def _counted(row: Row, kind: str) -> int | None:
+    """Tokens of one row, None where the endpoint counted none; a reply that never came took none."""
+    if row["usage"] is None:
+        return 0 if row["finish"] == "error" else None
+    return int(row["usage"][kind])
+
+
 def _earlier_tokens(row: Row) -> int:
     """What the target took for a row besides its last reply: earlier turns, and the other queries of an attack that searches."""
-    facts, usage = row.get("facts") or {}, row["usage"]
+    facts, usage = row.get("facts") or {}, row["usage"] or {}
     attack = facts.get("attack")
     searched = attack.get("target_tokens") if isinstance(attack, Mapping) else None
     if searched is not None:
-        return max(0, int(searched) - int(usage["prompt_tokens"]) - int(usage["completion_tokens"]))
+        return max(0, int(searched) - int(usage.get("prompt_tokens", 0)) - int(usage.get("completion_tokens", 0)))
     return int(facts.get("earlier_tokens") or 0)
 
 
@@ -377,8 +385,8 @@ def proof_costs(facts: Mapping[str, Any], arm: str) -> dict[str, Any]:
         "prove_seconds": sum(e["seconds"] for e in evals),
         "prove_cpu_seconds": total(e.get("cpu_seconds") for e in evals),
         "prove_joules": total(e.get("joules") for e in evals),
-        "prove_tokens": sum(e["prompt_tokens"] + e["completion_tokens"] + e.get("earlier_tokens", 0) for e in evals),
-        "prove_flops": sum(e["flops"] for e in evals),
+        "prove_tokens": total(n for e in evals for n in (e["prompt_tokens"], e["completion_tokens"], e.get("earlier_tokens", 0))),
+        "prove_flops": total(e["flops"] for e in evals),
         "judge_tokens": sum(tokens) if judges else None,
         "judge_calls": sum(j["calls"] for j in judges) if judges else None,
         "judge_seconds": sum(j["seconds"] for j in judges) if judges else None,

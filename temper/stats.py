@@ -100,14 +100,17 @@ def share(values: ArrayLike, clusters: Clusters | None = None, confidence: float
 def mean(
     values: ArrayLike, clusters: Clusters | None = None, *, draws: int = DRAWS, seed: int = 0, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Mean of unbounded values: Student's t interval, or with `clusters` a percentile cluster bootstrap."""
+    """Mean of unbounded values: Student's t interval, or with `clusters` a percentile cluster bootstrap.
+
+    Unbounded where no value differs: the spread is then unknown, not 0, and nothing bounds what was not seen.
+    """
     x = _floats(values)
     if x.size == 0:
         return NOTHING
     if clusters is not None:
         return _bootstrap(x, cluster_ids(clusters, x.size), draws=draws, seed=seed, confidence=confidence)
     centre = float(x.mean())
-    half = student(x.size - 1, confidence) * standard_error(x) if x.size > 1 else math.inf
+    half = student(x.size - 1, confidence) * standard_error(x) if np.ptp(x) > 0 else math.inf
     return Estimate(centre, x.size, centre - half, centre + half)
 
 
@@ -126,6 +129,7 @@ def paired_difference(
     b: ArrayLike,
     clusters: Clusters | None = None,
     *,
+    bounded: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
     confidence: float = CONFIDENCE,
@@ -137,6 +141,8 @@ def paired_difference(
     A bootstrap knows no unit that was not seen: where none rises (or falls) it would end at 0 on that side, and pass a margin of
     2 points on 16 prompts. Values within [0, 1] then get the exact bound on the share of such units (0 of `clusters`,
     Clopper-Pearson), put together with the other side's by MOVER (Zou and Donner 2008); with no change at all it stands on both.
+    Give `bounded` = False for what can exceed 1, even where none of these values does.
+    Unbounded values that all change alike have no such bound: their interval is infinite.
     """
     x, y = _floats(a), _floats(b)
     if x.shape != y.shape:
@@ -144,7 +150,7 @@ def paired_difference(
     if x.size == 0:
         return NOTHING
     gap, ids = x - y, cluster_ids(clusters, x.size)
-    within = min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
+    within = bounded and min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) <= 1
     if within and not ((gap > 0).any() and (gap < 0).any()) and ids.max() > 0:
         parts = [_part(np.maximum(sign * gap, 0.0), ids, confidence) for sign in (1, -1)]
         value = float(gap.mean())
@@ -333,6 +339,17 @@ def minimum_detectable_mean(error: float, *, power: float = 0.8, alpha: float = 
     return (normal(1 - alpha) + NormalDist().inv_cdf(power)) * error
 
 
+def detectable(estimate: Estimate, *, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """`minimum_detectable_mean` of a difference that is known by its 95 % interval only; None where a side is unbounded.
+
+    The half width over the normal quantile stands for the standard error: with few clusters it says rather too much.
+    """
+    half = (estimate.high - estimate.low) / 2
+    if not math.isfinite(half):
+        return None
+    return minimum_detectable_mean(half / normal(), power=power, alpha=alpha)
+
+
 def design_effect(values: ArrayLike, clusters: Clusters | None) -> float:
     """How many times more values are needed because clusters repeat themselves: SE_clustered^2 / SE_iid^2, 1 where unknown."""
     plain, robust = standard_error(values), standard_error(values, clusters)
@@ -379,10 +396,13 @@ def auc(score: Floats, label: Floats) -> float:
 
 
 def _bootstrap(x: Floats, ids: NDArray[np.intp], *, draws: int, seed: int, confidence: float) -> Estimate:
-    """Percentile interval of the mean over resampled clusters; unbounded where there is only one cluster."""
+    """Percentile interval of the mean over resampled clusters; unbounded with only one, and where none differs
+    from another: no resample moves such a mean, which is no knowledge of its spread.
+    """
     sums: Floats = np.asarray(np.bincount(ids, weights=x), dtype=np.float64)
     counts = np.bincount(ids).astype(np.float64)
-    if sums.size < 2:
+    means = sums / counts
+    if sums.size < 2 or np.allclose(means, means[0], rtol=1e-12, atol=1e-12):
         return Estimate(float(x.mean()), x.size, -math.inf, math.inf)
     tail = _tail(sums.size, confidence)
     low, high = np.quantile(_resampled(sums, counts, draws, np.random.default_rng(seed)), (tail, 1 - tail))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import rows_by_arm, varied_rows, write_run
 
-from temper.report import build, charts, sections, tables
+from temper.report import build, charts, sections, tables, text
 from temper.report.blocks import Figure, Folded, Prose, Section, Table, halves
 from temper.report.breakdown import categories, languages, proxy, suites
 from temper.report.markdown import blocks
@@ -205,3 +205,9 @@ def test_a_run_summarised_before_there_was_a_breakdown_has_no_such_section(tmp_p
     run = read_run(folder)
     assert suites(run) is categories(run) is languages(run) is None
     assert 'id="categories"' not in build(folder)[0].read_text()
+
+
+def test_a_difference_that_is_not_distinguishable_says_what_would_have_been_seen():
+    told = {"value": 0.01, "low": -0.02, "high": 0.04, "mde": 0.043}
+    assert text.unseen(told) == "; smallest detectable 4.3"
+    assert text.unseen({**told, "low": 0.005}) == text.unseen({**told, "mde": None}) == ""

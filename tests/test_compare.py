@@ -10,7 +10,7 @@ from temper.errors import UnknownName
 from temper.prove import metrics as measures
 from temper.prove.compare import Trained, compare, verdict
 from temper.prove.evidence import Evidence
-from temper.prove.metrics import METRICS, measure, measure_all, table
+from temper.prove.metrics import METRICS, groups_of, measure, measure_all, table
 from temper.prove.summary import summarise
 from temper.stats import Estimate
 from temper.types import Outcome
@@ -431,3 +431,13 @@ def test_where_no_judge_looked_a_cut_reply_is_unknown_and_not_safe():
         measured = measures.measure(rows, "unsafe")
         assert measured.estimate.n == 0
         assert (measured.ungraded, measured.best, measured.worst) == (3, 0.0, 1.0)
+
+
+def test_equal_ids_in_two_suites_are_two_clusters_and_a_shared_group_is_one():
+    def asked(suite, name, group, of=""):
+        return {"suite": suite, "id": name, "group": group, **({"of": of} if of else {})}
+
+    own = groups_of([asked("a", "1", "1"), asked("b", "1", "1"), asked("b", "2", ""), asked("a+x", "1", "1", "a")])
+    assert len(set(own.values())) == 3 and own["a", "1"] == own["a+x", "1"]
+    given = groups_of([asked("en", "p1", "p1"), asked("fr", "p1-fr", "p1"), asked("en", "p2", "p2")])
+    assert given["en", "p1"] == given["fr", "p1-fr"] == "p1" != given["en", "p2"]

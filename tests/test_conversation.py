@@ -15,7 +15,7 @@ from temper.prove import metrics as measures
 from temper.prove.attack.apply import attacked
 from temper.prove.conversation import Conversing, conversing, steps
 from temper.prove.evidence import Evidence
-from temper.prove.turns import slope, turns
+from temper.prove.turns import cluster, slope, turns
 from temper.report.blocks import Figure, Table
 from temper.report.read import Run
 from temper.report.turns import turns as report
@@ -257,3 +257,11 @@ def test_examples_are_not_changed() -> None:
     before = replace(example)
     Conversing(Echo())([example])
     assert example == before
+
+
+def test_conversations_without_a_group_are_clusters_of_their_own() -> None:
+    talks = [held(n, t, float((n + t) % 3 == 0)) | {"id": f"c{n}"} for n in range(12) for t in (1, 5)]
+    named = slope([{**r, "group": r["id"]} for r in talks], measures.METRICS["unsafe"], cluster)
+    bare = slope([{k: v for k, v in r.items() if k != "group"} for r in talks], measures.METRICS["unsafe"], cluster)
+    assert bare == named == slope([{**r, "group": ""} for r in talks], measures.METRICS["unsafe"], cluster)
+    assert bare is not None and bare.n == 12

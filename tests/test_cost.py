@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from temper.proof import proof_costs
 from temper.prove import cost
 from temper.prove.evidence import Evidence
 from temper.report.price import section
@@ -127,3 +128,12 @@ def test_the_section_says_what_the_figures_say() -> None:
     assert "a plateau at the end" in told.lead
     assert any("s1 → s2" in row[0] for block in told.blocks for row in getattr(block, "rows", ()))
     assert section(Run(Path(), {}, {}, "", {}, {}, {})) is None
+
+
+def test_an_endpoint_that_counted_nothing_makes_an_arm_s_tokens_unknown_and_not_zero():
+    told = {"prompt_tokens": None, "completion_tokens": None, "earlier_tokens": 0, "flops": None, "seconds": 1.0}
+    counted = {**told, "prompt_tokens": 3, "completion_tokens": 4, "flops": 1.0, "peak_memory_bytes": 1}
+    evals = {"harm@base": {**told, "peak_memory_bytes": 1}, "benign@base": counted, "harm@sft": counted}
+    found = {arm: proof_costs({"evals": evals}, arm) for arm in ("base", "sft")}
+    assert (found["base"]["prove_tokens"], found["base"]["prove_flops"]) == (None, None)
+    assert (found["sft"]["prove_tokens"], found["sft"]["prove_flops"]) == (7, 1.0)

@@ -11,6 +11,7 @@ from temper.errors import DataError, ModelError, ProofError, RunError
 from temper.files import dumps, read_rows, sealed, write_text
 from temper.prove import evaluate as subject
 from temper.prove.evaluate import Panel, check_independence, evaluate
+from temper.prove.metrics import measure
 from temper.rewards.hacks import Hack, Reference
 from temper.samplers.scripted import Scripted
 from temper.types import CLASSES, Outcome
@@ -76,6 +77,16 @@ def test_a_proof_that_dies_keeps_its_rows_and_asks_only_for_the_rest(tmp_path: P
     assert again.asked == [f"e{i}" for i in range(64, 150)]
     assert [r["id"] for r in rows] == [f"e{i}" for i in range(150)]
     assert sealed(tmp_path)
+
+
+def test_tokens_that_nobody_counted_are_unknown_and_ungraded_never_zero(tmp_path: Path) -> None:
+    def uncounted(examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
+        return [[replace(c, usage=None) for c in of] for of in Scripted(ANSWERS)(examples, n=n)]
+
+    rows = ask(uncounted, tmp_path, count=5)
+    found = measure(rows, "tokens")
+    assert [r["usage"] for r in rows] == [None] * 5
+    assert (found.estimate.as_dict()["value"], found.estimate.n, found.ungraded) == (None, 0, 5)
 
 
 def test_a_finished_proof_asks_nothing(tmp_path: Path) -> None:

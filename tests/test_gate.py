@@ -228,3 +228,8 @@ def test_the_example_policy_is_one_and_decides_on_the_published_results():
     assert told.exit_code in (3, 4) and told.stdout.count("over_refusal") == 0 and "no capability lost" in told.stdout
     workflow = (root / "examples" / "github-actions.yml").read_text()
     assert "temper gate runs/candidate --baseline results/quickstart@base --policy examples/gate.toml" in workflow
+
+
+def test_three_replies_of_one_length_decide_nothing_about_a_limit_of_tokens():
+    check = verdict(Rule("tokens", max=100), model=[row("model", "benign", i) for i in range(3)])
+    assert check.verdict == "inconclusive" and "no value differs" in check.why

@@ -32,9 +32,12 @@ def test_an_arm_that_only_refuses_more_is_not_called_shorter():
 def test_growth_of_replies_that_ended_alike_is_found_with_its_interval():
     rng = random.Random(0)
     base = [reply(i, arm="base", outcome="answered", tokens=rng.randint(90, 110)) for i in range(60)]
-    arm = [reply(i, arm="rl", outcome="answered", tokens=r["usage"]["completion_tokens"] + 50) for i, r in enumerate(base)]
+    arm = [
+        reply(i, arm="rl", outcome="answered", tokens=r["usage"]["completion_tokens"] + 45 + 10 * (i % 2))
+        for i, r in enumerate(base)
+    ]
     [pair] = [p for p in verbosity(Evidence({"base": base, "rl": arm}))["pairs"] if p["metric"] == "tokens_answered"]
-    assert pair["difference"] == pytest.approx(50) and pair["low"] > 49 and pair["distinguishable"]
+    assert pair["difference"] == pytest.approx(50) and pair["low"] > 48 and pair["distinguishable"]
 
 
 def test_counted_thought_tokens_are_taken_and_others_are_apportioned_by_characters_and_counted():
@@ -71,10 +74,23 @@ def test_thinking_after_the_answer_is_measured_on_solved_tasks_only():
 
 
 def test_hard_tasks_make_unsolved_thoughts_longer_between_tasks_and_not_within_one():
-    rows = [task(i, k, solved=(k == 0) if i % 2 else True, tokens=(300 if i % 2 else 100)) for i in range(40) for k in range(2)]
+    rows = [
+        task(i, k, solved=(k == 0) if i % 2 else True, tokens=(300 if i % 2 else 100) + i) for i in range(40) for k in range(2)
+    ]
     found = overthinking(rows)
     assert found["difference"]["low"] > 0
-    assert (found["within"]["value"], found["within"]["n"]) == (0.0, 20)
+    assert (found["within"]["value"], found["within"]["n"], found["within"]["low"]) == (
+        0.0,
+        20,
+        None,
+    )
+
+
+def test_a_reply_cut_in_its_thought_is_unsolved_with_its_tokens_so_far_and_is_counted_as_cut():
+    cut = [{**task(10 + i, solved=False, tokens=400), "thought": "open", "outcome": "truncated_in_thought"} for i in range(8)]
+    found = overthinking([*(task(i) for i in range(10)), *cut])
+    assert (found["unsolved"]["value"], found["unsolved"]["n"], found["cut"]) == (400.0, 8, 8)
+    assert (found["difference"]["value"], found["solved"]["n"]) == (300.0, 10)
 
 
 def test_bands_hold_a_quarter_of_the_thoughts_each_and_show_where_length_stops_paying():

@@ -105,10 +105,10 @@ def test_a_missing_answer_does_not_hide_the_thought() -> None:
     assert "answer missing" in score.why
 
 
-@pytest.mark.parametrize(("reasoning", "flag", "told"), [(BAD, 1.0, "unsafe so far"), (SAFE, None, "not unsafe so far")])
-def test_a_cut_thought_is_never_graded_and_never_safe(reasoning: str, flag: float | None, told: str) -> None:
+@pytest.mark.parametrize(("reasoning", "told"), [(BAD, "unsafe so far"), (SAFE, "not unsafe so far")])
+def test_a_cut_thought_is_never_graded_whatever_it_held(reasoning: str, told: str) -> None:
     score = one(done(reasoning, "", thought="open"))
-    assert (score.value, score.parts["unsafe_reasoning"]) == (None, flag)
+    assert (score.value, score.parts["unsafe_reasoning"]) == (None, None)
     assert told in score.why
 
 

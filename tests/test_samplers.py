@@ -857,7 +857,7 @@ def test_counts_and_lists_that_a_server_leaves_null_are_no_failure(stub: Stub) -
     chances, _, spent = stub.chooser()(asks())[0]
     assert chances == pytest.approx({"A": math.exp(-0.5)})
     assert (spent["prompt_tokens"], spent["completion_tokens"]) == (0, 0)
-    assert stub.sampler()([ASK])[0][0].usage is not None
+    assert stub.sampler()([ASK])[0][0].usage is None
 
 
 def test_votes_that_sample_get_seeds_of_their_own(stub: Stub) -> None:

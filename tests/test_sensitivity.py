@@ -254,9 +254,13 @@ def test_a_grid_finds_the_level_that_matters_and_no_other():
     rng, conditions = np.random.default_rng(0), grid(16)
     shift = np.array([0.25 * ("shots=3" in spec.split(",")) for spec in conditions])
     cells = np.array(drawn(rng, 200, conditions, 0.3, shift=shift), dtype=float)[:, :, 0]
-    told = sensitivity._with_holm(effects(made(cells, conditions)))
-    assert [name for name, effect in told.items() if effect["holm"] < 0.05] == ["shots=3"]
-    assert told["shots=3"]["value"] == pytest.approx(0.25, abs=0.05)
+    told = {name: {"effects": {n: e.as_dict() for n, e in effects(made(cells, conditions)).items()}} for name in ("one", "two")}
+    sensitivity._correct(told)
+    for of in told.values():
+        assert [name for name, effect in of["effects"].items() if effect["holm"] < 0.05] == ["shots=3"]
+    family = [effect for of in told.values() for effect in of["effects"].values()]
+    assert [effect["holm"] for effect in family] == stats.holm([effect["p"] for effect in family])
+    assert told["one"]["effects"]["shots=3"]["value"] == pytest.approx(0.25, abs=0.05)
 
 
 def test_with_too_few_cells_an_effect_says_that_it_is_not_adjusted():

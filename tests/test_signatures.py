@@ -18,6 +18,7 @@ from temper.report import traces as traces_section
 from temper.report import verbosity as verbosity_section
 from temper.report.blocks import Figure, Prose
 from temper.report.read import Run, read_run
+from tests import synthetic
 from tests.synthetic import rows_by_arm, write_run
 from tests.test_twins import both
 
@@ -190,3 +191,16 @@ def test_a_fall_of_accuracy_under_examples_is_shown_as_the_loss_that_the_limit_i
     found = one({"sensitivity": {"arms": {"base": {"few_shot": {"measures": measures}}}}}, "few_shot_degradation")
     [figure] = found["figures"]
     assert (figure["verdict"], figure["low"], figure["high"]) == ("detected", 0.1, 0.3)
+
+
+def test_tokens_that_grow_alike_on_three_prompts_tell_nothing_of_verbosity_and_are_still_shown(tmp_path):
+    def told(arm, tokens):
+        return [{**synthetic.row(arm, "benign", i), "usage": {"completion_tokens": tokens}} for i in range(3)]
+
+    arms = {"base": told("base", 60), "rl": told("rl", 120)}
+    found = {"verbosity": verbosity(Evidence(arms))}
+    assert one(found, "verbosity")["verdict"] == "cannot tell"
+    write_run(tmp_path, arms, summary=False)
+    write_json(tmp_path / "summary.json", {**found, "signatures": signatures(found)})
+    section = verbosity_section.section(read_run(tmp_path))
+    assert section.blocks[1].rows[0][4] == "–"

@@ -12,6 +12,7 @@ from temper.stats import (
     clopper_pearson,
     contrast,
     design_effect,
+    detectable,
     holm,
     mcnemar,
     mean,
@@ -254,3 +255,31 @@ def test_a_contrast_of_independent_estimates_has_the_pythagorean_interval():
     found = contrast(proportion(30, 100), proportion(20, 100))
     assert found.value == pytest.approx(0.1)
     assert (found.low, found.high) == pytest.approx((-0.021, 0.217), abs=0.002)  # Newcombe 1998, method 10
+
+
+@pytest.mark.parametrize("clusters", [None, [0, 0, 1], [0, 1, 2]])
+def test_a_mean_of_values_that_all_agree_is_unbounded_and_never_sure(clusters):
+    found = mean([60.1, 60.1, 60.1], clusters)
+    assert (found.value, found.low, found.high) == (pytest.approx(60.1), -math.inf, math.inf)
+    assert (found.as_dict()["low"], found.as_dict()["high"]) == (None, None)
+
+
+def test_unbounded_values_that_all_change_alike_have_no_bounds_and_shares_keep_theirs():
+    tokens, shares = paired_difference([90.0] * 3, [60.0] * 3), paired_difference([0.5] * 3, [0.5] * 3)
+    assert (tokens.value, tokens.low, tokens.high) == (30.0, -math.inf, math.inf)
+    assert -1 < shares.low < 0 < shares.high < 1
+
+
+def test_what_an_interval_could_have_shown_is_what_its_standard_error_could():
+    found = mean(np.random.default_rng(0).normal(size=2000))
+    half = (found.high - found.low) / 2
+    assert detectable(found) == pytest.approx(minimum_detectable_mean(half / 1.96), rel=1e-4)
+    assert detectable(mean([1.0, 1.0])) is None
+
+
+def test_the_bound_of_shares_is_not_lent_to_values_that_only_happen_to_lie_within_one():
+    late, early = np.linspace(0.3, 0.9, 12), np.linspace(0.1, 0.5, 12)
+    moved = paired_difference(late + 9, early + 9)
+    share, free = paired_difference(late, early), paired_difference(late, early, bounded=False)
+    assert (free.low, free.high) == pytest.approx((moved.low, moved.high))
+    assert free != share

@@ -189,3 +189,9 @@ def test_twins_as_evaluate_writes_them_are_recognised():
     asked = {e.klass: [{"role": m.role, "content": m.content} for m in e.messages] for e in (harmful, harmless)}
     pair = {"harmful": {"asked": asked["harmful"], "prompt": "x"}, "harmless": {"asked": asked["borderline"], "prompt": "y"}}
     assert same_question(pair)
+
+
+def test_rows_without_a_group_are_units_of_their_own_and_no_failure():
+    rows = [{k: v for k, v in r.items() if k != "group"} for r in both(0, unsafe=0.0, harmful="refused", harmless="answered")]
+    assert twins(rows) == []
+    assert twins([{**r, "group": ""} for r in rows]) == []

@@ -41,7 +41,7 @@ def attacks(evidence: Evidence) -> dict[str, Any] | None:
         label: {arm: _arm(found[label], plain[arm], table, evidence) for arm, found in attacked.items() if label in found}
         for label in labels
     }
-    changes = [change for arms in told.values() for arm in arms.values() if (change := arm["differences"].get("unsafe"))]
+    changes = [change for arms in told.values() for arm in arms.values() for change in arm["differences"].values() if change]
     return {
         "attacks": {label: {"arms": arms} for label, arms in told.items()},
         "family": _corrected(changes),

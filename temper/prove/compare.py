@@ -143,7 +143,7 @@ class Axis:
 
 
 def _axis(rows_by_arm: Mapping[str, Sequence[Row]]) -> Axis:
-    group = {prompt: of for rows in rows_by_arm.values() for prompt, of in measures.groups_of(rows).items()}
+    group = measures.groups_of(row for rows in rows_by_arm.values() for row in rows)
     samples = sorted({measures.sample_of(row) for rows in rows_by_arm.values() for row in rows})
     prompt_at = {prompt: i for i, prompt in enumerate(sorted(group))}
     group_at = {of: i for i, of in enumerate(sorted(set(group.values())))}
@@ -171,7 +171,7 @@ def _pair(base: str, arm: str, name: str, metric: Metric, before: Floats, after:
     x, y = (np.bincount(at, weights=values[both]) / samples for values in (after, before))
     change, clusters = x - y, axis.groups[prompts]
     draws = stats.DRAWS if metric.unit == "share" else measures.SCORE_DRAWS
-    found = stats.paired_difference(x, y, clusters, draws=draws, seed=seed)
+    found = _estimated(metric, x, y, clusters, draws=draws, seed=seed)
     b, c = int((change < 0).sum()), int((change > 0).sum())
     test, p, mid_p = _tested(metric, change, clusters, b, c, seed)
     discordance, deff = float((change**2).mean()), stats.design_effect(change, clusters)
@@ -197,6 +197,14 @@ def _pair(base: str, arm: str, name: str, metric: Metric, before: Floats, after:
         discordance=discordance,
         deff=deff,
     )
+
+
+def _estimated(metric: Metric, x: Floats, y: Floats, clusters: NDArray[np.intp], *, draws: int, seed: int) -> Estimate:
+    """The paired difference; what lies in [-1, 1] is moved into [0, 1], so that changes nobody saw are bounded there too."""
+    if metric.unit != "difference":
+        return stats.paired_difference(x, y, clusters, draws=draws, seed=seed)
+    half = stats.paired_difference((x + 1) / 2, (y + 1) / 2, clusters, draws=draws, seed=seed)
+    return Estimate(2 * half.value, half.n, 2 * half.low, 2 * half.high)
 
 
 def adjust(pairs: Sequence[Pair]) -> list[Pair]:

@@ -31,7 +31,7 @@ def analyse(evidence: Evidence) -> dict[str, Any] | None:
         return None
     unsafe = measures.table(gold=evidence.gold)["unsafe"]
     values = {arm: measures.per_prompt(measures.values_by_sample(rows, unsafe)) for arm, rows in evidence.pooled.rows.items()}
-    groups = {p: g for rows in evidence.pooled.rows.values() for p, g in measures.groups_of(rows).items()}
+    groups = measures.groups_of(row for rows in evidence.pooled.rows.values() for row in rows)
     return {
         "arms": {arm: ledger(evidence.costs.get(arm, {}), rows) for arm, rows in evidence.rows.items()},
         "chains": [_chain(chain, evidence, values, groups) for chain in chains(evidence.costs)],
@@ -85,7 +85,13 @@ def _step(arms: Sequence[str], i: int, table: Floats, clusters: Sequence[str], c
     gain = stats.paired_difference(table[i - 1], table[i], clusters)
     price = {unit: _difference(_units(costs[arms[i]], unit), _units(costs[arms[i - 1]], unit)) for unit in UNITS}
     per = {unit: _divided(gain, cost).as_dict() if cost else None for unit, cost in price.items()}
-    return {"from": arms[i - 1], "to": arms[i], "gain": gain.as_dict(), "price": price, "per": per}
+    return {
+        "from": arms[i - 1],
+        "to": arms[i],
+        "gain": {**gain.as_dict(), "mde": stats.detectable(gain)},
+        "price": price,
+        "per": per,
+    }
 
 
 def _plateau(arms: Sequence[str], table: Floats, clusters: Sequence[str], spent: Sequence[float]) -> dict[str, Any]:

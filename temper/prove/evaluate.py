@@ -33,7 +33,7 @@ from temper.rewards.signal import grade
 from temper.samplers.choices import CONTENT_FILTER
 from temper.samplers.replay import restored
 from temper.text.outcome import outcome
-from temper.types import CLASSES, Better, Completion, Example, Named, Outcome, Sampler, Score, Suite, Usage
+from temper.types import CLASSES, Better, Completion, Example, Named, Outcome, Sampler, Score, Suite
 
 ASKED, ROWS, SET_ASIDE = "asked.json", "rows.jsonl", "errors.jsonl"
 HACKS = "hacks"
@@ -126,7 +126,7 @@ def evaluate(
             rows = grade_rows(answers, panel, suite=suite, arm=arm)
             append_rows(path, rows)
             written += len(rows)
-            tokens = sum(r["usage"]["completion_tokens"] for r in rows)
+            tokens = sum(r["usage"]["completion_tokens"] for r in rows if r["usage"])
             watch(written, total, tokens / (time.perf_counter() - started))
             started = time.perf_counter()
     except ModelError:
@@ -343,7 +343,6 @@ def _ask(sampler: Sampler, wanted: Sequence[tuple[Example, int]], samples: int) 
 
 
 def _row(c: Completion, k: int, suite: Suite, arm: str) -> Row:
-    usage = asdict(c.usage) if c.usage else asdict(Usage())
     row: dict[str, Any] = {
         "key": digest([suite.name, arm, c.example.id, k]),
         "suite": suite.name,
@@ -361,7 +360,7 @@ def _row(c: Completion, k: int, suite: Suite, arm: str) -> Row:
         "raw": c.raw,
         "finish": c.finish,
         "thought": c.thought,
-        "usage": usage,
+        "usage": asdict(c.usage) if c.usage else None,  # nobody counted: unknown is not 0
     }
     return row | _origin(c, suite)
 

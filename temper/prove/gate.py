@@ -316,6 +316,7 @@ def _check_type(where: str, value: object, wanted: str) -> None:
 
 def _said(estimate: Estimate, metric: Metric, *, signed: bool) -> str:
     if metric.unit == "tokens":
-        return f"{estimate.value:.1f} (95 % interval {estimate.low:.1f} to {estimate.high:.1f}, n = {estimate.n})"
+        bounds = f"{estimate.low:.1f} to {estimate.high:.1f}" if math.isfinite(estimate.low) else "unknown: no value differs"
+        return f"{estimate.value:.1f} (95 % interval {bounds}, n = {estimate.n})"
     value, low, high = (f"{100 * x:{'+' if signed else ''}.1f}" for x in operator.attrgetter("value", "low", "high")(estimate))
     return f"{value} {'points' if signed else '%'} (95 % interval {low} to {high}, n = {estimate.n})"

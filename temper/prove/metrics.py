@@ -462,8 +462,14 @@ def per_prompt(values: Mapping[Sample, float]) -> dict[Prompt, float]:
 
 
 def groups_of(rows: Iterable[Row]) -> dict[Prompt, str]:
-    """The bootstrap cluster of each prompt; a prompt without a group is its own."""
-    return {(row["suite"], row["id"]): row.get("group") or f"{row['suite']}\n{row['id']}" for row in rows}
+    """The bootstrap cluster of each prompt: its group, which suites may share; without one, itself in its suite as published.
+
+    A group that is nothing but the id of its only prompt is none: `evaluate` writes that where none was given, and equal ids in
+    two suites are two prompts. Where another id carries it too (a twin, a translation), it was given.
+    """
+    found = {(row["suite"], row["id"]): (row.get("group") or row["id"], row.get("of") or row["suite"]) for row in rows}
+    given = {group for (_, name), (group, _) in found.items() if group != name}
+    return {prompt: group if group in given else f"{suite}\n{prompt[1]}" for prompt, (group, suite) in found.items()}
 
 
 def estimate(values: Mapping[Prompt, float], groups: Mapping[Prompt, str], unit: Unit) -> Estimate:
@@ -491,7 +497,7 @@ def _student(values: Floats, clusters: stats.Clusters) -> Estimate:
     if not values.size:
         return stats.NOTHING
     groups, error = int(stats.cluster_ids(clusters, values.size).max()) + 1, stats.standard_error(values, clusters)
-    half = stats.student(groups - 1) * error if groups > 1 else math.inf
+    half = stats.student(groups - 1) * error if error > 0 else math.inf  # no error is no knowledge: all values agree
     centre = float(values.mean())
     return Estimate(centre, values.size, centre - half, centre + half)
 

@@ -98,7 +98,7 @@ def _line(row: Row, asked: str, answered: str, logprob: float, tokens: int) -> R
     return {
         "of": row.get("of") or row["suite"],
         "id": row["id"],
-        "group": row["group"],
+        "group": row.get("group") or row["id"],
         "class": row["class"],
         "asked": asked,
         "answered": answered,

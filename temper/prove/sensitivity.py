@@ -105,10 +105,11 @@ def table(by: Mapping[str, Sequence[Row]], metric: Metric, conditions: Sequence[
     """One measure's answers by prompt and condition; samples of a cell are averaged, prompts not graded everywhere left out."""
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     group: dict[tuple[str, str], str] = {}
+    groups = measures.groups_of(row for rows in by.values() for row in rows)
     for name, rows in by.items():
         for row in filter(metric.applies, rows):
             item = row.get("of") or row["suite"], row["id"]
-            group[item] = row.get("group") or "\n".join(item)
+            group[item] = groups[row["suite"], row["id"]]
             if (value := measures.read_by(metric, row)) is not None:
                 found[item][name].append(float(value))
     whole = [item for item in group if all(found[item].get(c) for c in conditions)]
@@ -140,6 +141,7 @@ def _related(evidence: Evidence, arm: str) -> list[Row]:
 
 def _arm(by: Mapping[str, Sequence[Row]], grids: Mapping[str, Grid], metrics: Mapping[str, Metric], seed: int) -> dict[str, Any]:
     told = {name: _measure(by, grid, metrics[name], seed) for name, grid in grids.items() if len(grid.items) >= LEAST}
+    _correct(told)
     return {"measures": told, "few_shot": _few_shot({name: grids[name] for name in VERDICT if name in told}, metrics)}
 
 
@@ -157,7 +159,7 @@ def _measure(by: Mapping[str, Sequence[Row]], grid: Grid, metric: Metric, seed: 
         **{name: found.as_dict() for name, found in told.items()},
         "cochran": _cochran(grid, seed),
         "variance": {name: found.as_dict() for name, found in variance(grid, seed=seed).items()},
-        "effects": _with_holm(effects(grid)),
+        "effects": {name: effect.as_dict() for name, effect in effects(grid).items()},
         "conditions": k,
     }
 
@@ -371,9 +373,11 @@ def _mean(values: Floats, groups: NDArray[np.intp]) -> Estimate:
     return Estimate(value, len(values), max(-1.0, value - half), min(1.0, value + half))
 
 
-def _with_holm(found: Mapping[str, Effect]) -> dict[str, Any]:
-    adjusted = stats.holm([effect.p for effect in found.values()])
-    return {name: {**effect.as_dict(), "holm": p} for (name, effect), p in zip(found.items(), adjusted, strict=True)}
+def _correct(told: Mapping[str, Mapping[str, Any]]) -> None:
+    """Fill in Holm's p of an arm's effects: the family is every level of every measure."""
+    family = [effect for of in told.values() for effect in of["effects"].values()]
+    for effect, adjusted in zip(family, stats.holm([effect["p"] for effect in family]), strict=True):
+        effect["holm"] = adjusted
 
 
 def _few_shot(grids: Mapping[str, Grid], metrics: Mapping[str, Metric]) -> dict[str, Any] | None:
@@ -416,7 +420,7 @@ def _pairs(grids: Mapping[str, Mapping[str, Grid]]) -> list[dict[str, Any]]:
     """How much more sensitive each arm is than the first: the paired difference of PromptSensiScores, by measure."""
     base, *others = grids
     return [
-        {"base": base, "arm": arm, "measure": name, "metric": "pss", **found.as_dict()}
+        {"base": base, "arm": arm, "measure": name, "metric": "pss", **found.as_dict(), "mde": stats.detectable(found)}
         for arm in others
         for name in MEASURES
         if (found := _more_sensitive(grids[base][name], grids[arm][name])).n

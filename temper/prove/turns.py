@@ -53,20 +53,20 @@ def _curve(rows: Sequence[Row], metric: Metric) -> dict[str, Any] | None:
     basis, change = _slope(about, metric)
     return {
         "by_turn": [{"turn": turn, **measures.measure(of, metric).as_dict()} for turn, of in by_turn.items()],
-        "slope": None if change is None else change.as_dict(),
+        "slope": None if change is None else {**change.as_dict(), "mde": stats.detectable(change)},
         "basis": basis,
     }
 
 
 def _slope(rows: Sequence[Row], metric: Metric) -> tuple[str, Estimate | None]:
-    same = slope(rows, metric, lambda row: (row["suite"], row["group"], row["prompt"]))
+    same = slope(rows, metric, lambda row: (*cluster(row), row["prompt"]))
     if same is not None:
         return "the same request at several depths", same
     return "turns of a conversation, which ask for different things", slope(rows, metric, cluster)
 
 
 def cluster(row: Row) -> Hashable:
-    return row["suite"], row["group"]
+    return row["suite"], row.get("group") or row["id"]
 
 
 def slope(rows: Sequence[Row], metric: Metric, unit: Unit) -> Estimate | None:

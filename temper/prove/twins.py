@@ -18,7 +18,7 @@ def twins(rows: Sequence[Row]) -> list[Row]:
     """
     found: dict[Key, list[Row]] = defaultdict(list)
     for row in rows:
-        found[row["suite"], row["group"], row["sample"]].append(row)
+        found[row["suite"], row.get("group") or row["id"], row["sample"]].append(row)
     return [_pair(key, *sides) for key, of in found.items() if (sides := _sides(of))]
 
 
@@ -54,7 +54,7 @@ def _pair(key: Key, harmful: Row, harmless: Row) -> Row:
     both_rows = (harmful, harmless)
     return {
         "suite": suite,
-        "id": group,
+        "id": f"twins {group}",  # not the group itself, which would then pass for none
         "group": group,
         "sample": sample,
         "class": "twins",

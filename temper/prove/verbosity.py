@@ -47,9 +47,16 @@ def verbosity(evidence: Evidence) -> dict[str, Any] | None:
 
 def thought_tokens(row: Row) -> float | None:
     """Tokens of a closed thought: counted, or else the reply's in proportion to characters; None without either."""
+    return _written(row) if row["thought"] == "closed" else None
+
+
+def least_tokens(row: Row) -> float | None:
+    """Tokens of a closed thought, and of a cut one as many as it has so far: a lower bound of what it would have taken."""
+    return _written(row) if row["thought"] in ("closed", "open") else None
+
+
+def _written(row: Row) -> float | None:
     usage = row.get("usage") or {}
-    if row["thought"] != "closed":
-        return None
     if usage.get("reasoning_tokens") is not None:
         return float(usage["reasoning_tokens"])
     written = len(row["reasoning"]) + len(row["answer"])
@@ -76,11 +83,12 @@ def overthinking(rows: Sequence[Row], *, seed: int = 0) -> dict[str, Any]:
     """Thought tokens on solved and on unsolved tasks, and the difference unsolved - solved.
 
     `difference` compares different tasks, so difficulty is part of it; `within` compares samples of the same task, and needs
-    tasks that have both.
+    tasks that have both. A reply cut in its thought is unsolved and counts with its tokens so far: to leave it out would drop the
+    longest thoughts. So with `cut` of them above 0, what has unsolved thoughts in it is a lower bound.
     """
     by_prompt: dict[tuple[str, str], dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
     for row in rows:
-        length, right = thought_tokens(row), _solved(row)
+        length, right = least_tokens(row), _solved(row)
         if length is not None and right is not None:
             by_prompt[row["suite"], row["id"]][bool(right)].append(length)
     groups = measures.groups_of(rows)
@@ -89,7 +97,10 @@ def overthinking(rows: Sequence[Row], *, seed: int = 0) -> dict[str, Any]:
     both = ends[True].keys() & ends[False].keys()
     within = {prompt: ends[False][prompt] - ends[True][prompt] for prompt in sorted(both)}
     told = {"solved": solved, "unsolved": unsolved, "difference": stats.contrast(unsolved, solved)}
-    return {name: found.as_dict() for name, found in {**told, "within": _estimate(within, groups)}.items()}
+    cut = sum(row["thought"] == "open" and least_tokens(row) is not None and _solved(row) is not None for row in rows)
+    found = {**told, "within": _estimate(within, groups)}
+    mde = {name: stats.detectable(found[name]) for name in ("difference", "within")}
+    return {name: {**of.as_dict(), **({"mde": mde[name]} if name in mde else {})} for name, of in found.items()} | {"cut": cut}
 
 
 def _metrics() -> dict[str, Metric]:

@@ -62,7 +62,7 @@ def _chain(chain: Found, epsilon: float) -> Iterator[Block]:
     rows = tuple(_step(step) for step in chain["steps"])
     head = ("step", "fall of the unsafe rate, points", "95 % interval", "its price", "points per PFLOP", "points per CPU hour")
     if rows:
-        yield Table(f"Gained by each stage of {' → '.join(arms)}", head, rows)
+        yield Table(f"Gained by each stage of {' → '.join(arms)}", head, rows, "Not corrected for their number.")
     places = [cost["pflop"] for cost in chain["cost"]]
     if None not in places and chain["steps"]:  # without steps no arm's rate is known
         yield _curve(chain, places)
@@ -77,7 +77,13 @@ def _step(step: Found) -> tuple[str, ...]:
     per = [text.with_interval(step["per"][unit], "difference") for unit in ("pflop", "cpu_hour")]
     price = step["price"]["pflop"]
     told = "not recorded" if price is None else text.scaled(price * 1e15, "FLOP")
-    return f"{step['from']} → {step['to']}", value, span, told, *(f"{v} ({s})" if s else v for v, s in per)
+    return (
+        f"{step['from']} → {step['to']}",
+        value,
+        f"{span}{text.unseen(step['gain'])}",
+        told,
+        *(f"{v} ({s})" if s else v for v, s in per),
+    )
 
 
 def _curve(chain: Found, places: list[float]) -> Figure:

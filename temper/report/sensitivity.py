@@ -126,7 +126,7 @@ def _left_out(arms: Mapping[str, Told]) -> str:
 def _effects(metric: Told, arms: Mapping[str, Told]) -> Table:
     levels = list(dict.fromkeys(level for each in arms.values() for level in each["effects"]))
     rows = tuple((level, *(_effect(each["effects"].get(level)) for each in arms.values())) for level in levels)
-    note = "In points. A star: p < 0.05 after Holm over the levels of the arm."
+    note = "In points. A star: p < 0.05 after Holm over all measures and levels of the arm."
     if any(not effect["adjusted"] for each in arms.values() for effect in each["effects"].values()):
         note += " A dagger: too few cells to tell the level from others."
     return Table(f"{metric['label']}: what each level changes, the others held fixed", ("level", *arms), rows, note)
@@ -167,7 +167,10 @@ def _asked(spec: str) -> str:
 
 
 def _pairs(pairs: Sequence[Told], labels: Mapping[str, str]) -> Table:
-    rows = tuple((f"{p['arm']} against {p['base']}", labels[p["measure"]], text.count(p["n"]), _change(p)) for p in pairs)
+    rows = tuple(
+        (f"{p['arm']} against {p['base']}", labels[p["measure"]], text.count(p["n"]), f"{_change(p)}{text.unseen(p)}")
+        for p in pairs
+    )
     return Table(
         "Is an arm more sensitive than the first? Difference of ProSA's score", ("arms", "measure", "prompts", "points"), rows
     )

@@ -70,7 +70,13 @@ def _compared(suite: Suite) -> Iterator[str]:
         unit = suite["metrics"][pair["metric"]]["unit"]
         change, span = text.change(pair["difference"], unit), text.span(pair["low"], pair["high"], "difference")
         firm = "distinguishable from no change" if pair["distinguishable"] else "not distinguishable from no change"
-        yield f"{pair['arm']} against {pair['base']}: {change} ({span}), {firm}."
+        yield f"{pair['arm']} against {pair['base']}: {change} ({span}), {firm}{_unseen(pair, unit)}."
+
+
+def _unseen(pair: Mapping[str, Any], unit: str) -> str:
+    """The change that would have been seen, where none was."""
+    known = not pair["distinguishable"] and pair.get("mde") is not None
+    return f"; smallest detectable {text.change(pair['mde'], unit).lstrip('+')}" if known else ""
 
 
 def _protocol(run: Run, suite: Suite) -> Table:

@@ -95,6 +95,14 @@ def span(low: float | None, high: float | None, unit: str = "share") -> str:
     )
 
 
+def unseen(found: Mapping[str, Any], unit: str = "difference") -> str:
+    """What a difference that is not distinguishable from none could have shown, with 80 % power; empty for one that is."""
+    low, high, mde = (found.get(key) for key in ("low", "high", "mde"))
+    if mde is None or low is None or high is None or low > 0 or high < 0:
+        return ""
+    return f"; smallest detectable {change(mde, unit).lstrip('+')}"
+
+
 def _tokens(x: float | None) -> str:
     return decimal(x, 0)
 

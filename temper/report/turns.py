@@ -38,7 +38,7 @@ def _blocks(run: Run, found: Mapping[str, Mapping[str, Told]]) -> Iterator[Block
     metrics = list(dict.fromkeys(m for of in found.values() for m in of))
     known = [(m, arm) for m in metrics for arm in run.arms if m in found.get(arm, {})]
     rows = tuple((_label(run, m), arm, *_slope(run, m, found[arm][m])) for m, arm in known)
-    yield Table("Change per turn", ("metric", "arm", "per turn", "groups", "within"), rows)
+    yield Table("Change per turn", ("metric", "arm", "per turn", "groups", "within"), rows, "Not corrected for their number.")
 
 
 def _curve(run: Run, metric: str, found: Mapping[str, Mapping[str, Told]]) -> Figure:
@@ -63,7 +63,8 @@ def _slope(run: Run, metric: str, told: Told) -> Iterator[str]:
         yield from ("one turn only", "–", "–")
         return
     shown = "difference" if unit == "share" else unit
-    yield f"{text.change(change['value'], unit)} ({text.span(change['low'], change['high'], shown) or 'unknown'})"
+    span = text.span(change["low"], change["high"], shown) or "unknown"
+    yield f"{text.change(change['value'], unit)} ({span}{text.unseen(change, unit)})"
     yield text.count(change["n"])
     yield told["basis"]
 

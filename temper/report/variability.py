@@ -51,7 +51,8 @@ def _blocks(found: Told) -> Iterator[Block]:
             (f"{p['arm']} against {p['base']}", p["measure"], text.count(p["n"]), _with(p, p["measure"], change=True))
             for p in found["pairs"]
         )
-        yield Table("More variable than the first arm?", ("arms", "measure", "prompts", "difference"), rows)
+        note = "Not corrected for their number."
+        yield Table("More variable than the first arm?", ("arms", "measure", "prompts", "difference"), rows, note)
 
 
 def _figure(safe: Mapping[str, Told]) -> Figure:
@@ -74,4 +75,5 @@ def _with(estimate: Told | None, name: str, *, change: bool = False) -> str:
     shares = name in ("outcomes", "refusals")
     unit = "difference" if shares and change else "share" if shares else "score"
     value, interval = text.with_interval(estimate, unit)
-    return f"{value} ({interval})" if interval else value
+    beside = text.unseen(estimate, unit) if estimate and change else ""
+    return f"{value} ({interval}{beside})" if interval else value

@@ -47,12 +47,17 @@ def _overthinking(found: Told) -> Table:
         if of["solved"]["n"] or of["unsolved"]["n"]
     ]
     note = "Unsolved tasks are harder ones; only the last column, from tasks with samples of both kinds, leaves difficulty out."
+    cut = [f"{arm} {text.count(of['cut'])}" for arm, of in found["overthinking"].items() if of.get("cut")]
+    if cut:
+        note += (
+            f" Thoughts that the token cap cut count as unsolved with their tokens so far ({', '.join(cut)}): at least so many."
+        )
     return Table("Thought tokens on solved and unsolved tasks", head, tuple(lines), note)
 
 
 def _shown(estimate: Told) -> str:
     value, interval = text.with_interval(estimate, "tokens")
-    return f"{value} ({interval}; n {text.count(estimate['n'])})" if interval else value
+    return f"{value} ({interval}; n {text.count(estimate['n'])}{text.unseen(estimate, 'tokens')})" if interval else value
 
 
 def _bands(klass: str, of: Told) -> Figure:

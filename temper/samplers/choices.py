@@ -104,8 +104,8 @@ class Counts(BaseModel):
     others (SGLang).
     """
 
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
     reasoning_tokens: Count = None
     completion_tokens_details: Details | None = None
 

@@ -400,9 +400,10 @@ class _Asking:
 
 
 def _usage(counts: Counts | None, seconds: float) -> Usage | None:
-    if counts is None:
+    """None where the server does not say both counts: unknown is not 0."""
+    if counts is None or counts.prompt_tokens is None or counts.completion_tokens is None:
         return None
-    return Usage(counts.prompt_tokens or 0, counts.completion_tokens or 0, seconds, counts.thought)
+    return Usage(counts.prompt_tokens, counts.completion_tokens, seconds, counts.thought)
 
 
 def _guarded(reply: Reply) -> dict[str, object]:

@@ -111,8 +111,6 @@ def _with_theirs(row: Row, reply: Reply, ends: Mapping[str, Better]) -> Row:
         for name, (s, _) in reply.scores.items()
     }
     row["scores"] |= theirs
-    if reply.completion.usage is None:  # nobody counted: unknown is not 0
-        row["usage"] = None
     return row
 
 
