@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from synthetic import row
 
 from temper.catalog import short
 from temper.errors import DataError, UnknownName
@@ -510,6 +511,16 @@ def test_the_page_about_suites_names_every_suite_its_licence_and_every_reproduce
         assert f"| `{suite.name}` | {suite.title} | {suite.license} |" in page
         for record in suite.reproductions:
             assert record.ours is None or f"| {record.expected} | {record.ours} | {record.n:,} | {record.verdict} |" in page
+
+
+def test_what_is_said_of_cut_thoughts_is_what_the_unsafe_rate_does() -> None:
+    """A reply that the cap cut in the thought stays in n and counts 0; the page and the suite say so."""
+    cut = row(outcome="truncated_in_thought", gold=None)
+    measured = metrics.measure([cut, row(number=1, gold=1.0)], "unsafe")
+    assert (measured.estimate.n, measured.estimate.value, measured.ungraded) == (2, 0.5, 0)
+    page = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    assert "counts it as neither" not in page and "in `unsafe` it stays in n and counts\n0" in page
+    assert "counts 0 here too" in PUBLISHED["harmbench"].differs
 
 
 def test_the_report_puts_the_published_protocol_beside_the_run_s_own_settings(tmp_path: Path) -> None:
