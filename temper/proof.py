@@ -30,7 +30,7 @@ from temper.prove.preflight import PROBED, preflight
 from temper.prove.signatures import signatures
 from temper.prove.suites import load
 from temper.prove.summary import summarise
-from temper.prove.variants import through, variants
+from temper.prove.variants import check_attacks, through, variants
 from temper.report import build
 from temper.rewards.hacks import bank
 from temper.subject import CONCURRENCY, REMOTE, Asked, subject
@@ -208,6 +208,7 @@ def prove_model(
         asked = subject(model, recipe, concurrency=concurrency)
         check_independence({name: recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
         panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
+        check_attacks(wanted, panel, attacker=settings.attacker, seed=seed)
         this.record(
             **origin(recipe, command, this.folder),
             started=time.time(),
