@@ -324,11 +324,12 @@ def summarised(
 ) -> Path:
     """summary.json and the report, from rows and facts on disk; `told` is what only training knows."""
     facts = this.facts
+    imported = (name for name, of in facts["graders"].items() if of["role"] == "imported")
     evidence = Evidence(
         rows,
         gold=catalog.short(recipe.prove.gold),
         held_out=tuple(held_out),
-        graders={name: facts["graders"][name]["better"] for name in map(catalog.short, recipe.prove.graders)},
+        graders={name: facts["graders"][name]["better"] for name in (*imported, *map(catalog.short, recipe.prove.graders))},
         overlap=facts.get("overlap", {}),
         costs=costs,
         likelihoods={arm: posix.lines(_crossed(this, arm)) for arm in rows},
