@@ -7,7 +7,7 @@ import pytest
 from synthetic import row, rows_by_arm
 
 from temper.errors import UnknownName
-from temper.prove.compare import Trained, compare, verdict
+from temper.prove.compare import Trained, compare, judge, verdict
 from temper.prove.evidence import Evidence
 from temper.prove.metrics import METRICS, measure, measure_all, table
 from temper.prove.summary import summarise
@@ -412,3 +412,11 @@ def test_values_that_all_agree_on_a_few_prompts_are_neither_certain_nor_a_detect
     assert gap.value == 0 and gap.low < -0.2 and gap.high > 0.2
     found = [p for p in compare({"base": same, "arm": same}) if p.metric in ("gap", "tokens")]
     assert [p.mde for p in found] == [None, None]
+
+
+def test_what_is_gaming_between_arms_of_one_run_is_whatever_else_holds_between_two_models():
+    for unsafe, otherwise in (((200, 199), "inconclusive"), ((100, 200), "worse")):
+        base, arm = arms(unsafe, proxy=(200, 60))
+        pairs = compare({"base": base, "arm": arm})
+        assert judge(pairs, "base", "arm").verdict == "gamed"
+        assert judge(pairs, "base", "arm", related=False).verdict == otherwise

@@ -230,6 +230,12 @@ MALFORMED = [
         "Index,Goal\n0,x\n",
         r"stands only in the name of the file; wanted one of benign, harmful",
     ),
+    (
+        "gsm8k",
+        "g.jsonl",
+        '{"question": "q", "answer": "w #### four"}',
+        r"g\.jsonl:1: field 'answer': 'four' follows '####'; wanted a n",
+    ),
     ("gsm8k", "g.jsonl", '{"question": "q", "answer": "12"}', r"g\.jsonl:1: field 'answer': has no '####'"),
     ("aime", "a.jsonl", '{"problem": "q", "answer": "1000"}', r"a\.jsonl:1: field 'answer': '1000'; wanted a whole number"),
     ("mgsm", "problems.tsv", "3 + 4?\t7\n", r"problems\.tsv:1: no language in the name"),
@@ -551,6 +557,7 @@ def test_the_verb_lists_shows_and_checks(capsys: pytest.CaptureFixture[str]) -> 
     check(f"harmbench@{FILES / 'harmbench.csv'}")
     said = capsys.readouterr().out
     assert all(name in said for name in PUBLISHED)
+    assert "over-refusal              own   120 borderline" in said and "harm                      own   120 harmful" in said
     assert "published 0.5625, ours 0.5625 (n 1319): reproduced" in said
     assert "harmbench: 2 prompts in 2 groups" in said
     assert "left out  1 copyright" in said

@@ -53,7 +53,7 @@ def import_(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder, or the results folder made from one.")],
+    run: Annotated[str, typer.Argument(help="A run, an arm of one (runs/x@hybrid), or the results folder made from one.")],
     to: Annotated[str, typer.Option(help=f"Format: {FORMATS}.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
 ) -> None:
