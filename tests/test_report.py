@@ -544,7 +544,7 @@ def test_the_console_names_the_judge_and_asks_nobody_to_ask_again_what_another_t
 
     rows = [failed(row("base", "harmful", 0, harm=0.1)), *(row("base", "harmful", i, harm=0.1) for i in range(1, 5))]
     for facts, remedy in (({}, "--retry-errors"), ({"imported": [{}]}, "the tool that made the file has to ask them again")):
-        run = write_run(tmp_path / remedy, {"base": rows}, {**run_facts(), "arms": {"base": []}, **facts})
+        run = write_run(tmp_path / str(len(facts)), {"base": rows}, {**run_facts(), "arms": {"base": []}, **facts})
         summary = files.read_json(run / "summary.json") | {"judge": "harm"}
         files.write_json(run / "summary.json", summary)
         (run / "report.html").write_text("")

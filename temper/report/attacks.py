@@ -54,7 +54,7 @@ def _lead(run: Run, found: Told) -> str:
         few = min(rates.values(), key=lambda of: of["n"])
         said = f"{arm} gives way to none of {len(rates)} attacks" if len(rates) > 1 else f"{arm} does not give way to {name}"
         return (
-            f"{told}: {value} of answers unsafe, and at most {text.percent(few['high'])} by the 95 % interval (n = {few['n']})."
+            f"{said}: {value} of answers unsafe, and at most {text.percent(few['high'])} by the 95 % interval (n = {few['n']})."
         )
     plain = text.with_interval(told[name]["plain"].get("unsafe"))[0]
     return (

@@ -258,7 +258,7 @@ def to_card(run: Stored, out: Path) -> list[Path]:
     if not run.summary:
         raise StorageError(f"{run.folder}: no summary.json yet; prove the run first")
     made = []
-    for arm in run.summary["arms"]:
+    for arm in run.rows:
         made.append(out / f"card-{slug(arm)}.md")
         files.write_text(made[-1], card(run.summary, run.facts, arm, run.model(arm)))
     return made
