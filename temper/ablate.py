@@ -41,6 +41,7 @@ from temper.prove.evaluate import Panel, check_independence
 from temper.prove.gaming import Ablation, Gaming, ablations, gaming
 from temper.prove.gap import Gold
 from temper.prove.monitorability import change, check_monitor
+from temper.prove.variants import check_attacks
 from temper.rewards import journal
 from temper.rewards.hacks import bank
 from temper.rewards.replay import DESIGN
@@ -91,6 +92,8 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     rewards = [graders[name] for s in recipe.stages for name in s.graders()]
     check_independence({r.name: r.traces for r in rewards}, gold)
     _check_auditors(recipe, graders)
+    panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
+    check_attacks(suites, panel, attacker=recipe.prove.attacker, seed=recipe.seed)
     monitor = catalog.grader(recipe.prove.monitor) if recipe.prove.monitor else None
     if monitor is not None:
         check_monitor({r.name: r.traces for r in rewards}, monitor)
@@ -119,7 +122,6 @@ def _run(recipe: Recipe, recipe_path: Path, this: Run, command: str, watch: Watc
     )
     made: dict[tuple[str, ...], Checkpoint] = {(): base}
     addresses = {(): source.sha256, **{chain.names: chain.address for chain in chains}}
-    panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
     with computing(this):
         for chain in chains:
             stage = recipe.stage(chain.names[-1])

@@ -29,11 +29,17 @@ def compare_runs(sources: Sequence[str], out: Path, *, gold: str | None = None, 
     evidence = found.evidence
     _write_rows(out, found)
     write_json(out / "run.json", _facts(found, out, command, seed))
-    summary = summarise(evidence, command=command, commit=commit())
+    summary = summarise(evidence, command=command, commit=commit(), unrelated=_unrelated(found))
     whole = {**summary, "comparison": {**found.as_dict(), "corrected": _corrected(found)}}
     write_json(out / "summary.json", {**whole, "signatures": signatures(whole)})
     build(out)
     return out
+
+
+def _unrelated(found: Together) -> list[str]:
+    """Arms of another run than the first arm's."""
+    first = next(iter(found.arms.values())).source.resolve()
+    return [arm for arm, of in found.arms.items() if of.source.resolve() != first]
 
 
 def _write_rows(out: Path, found: Together) -> None:

@@ -32,7 +32,7 @@ from temper.prove.preflight import PROBED, preflight
 from temper.prove.signatures import signatures
 from temper.prove.suites import load
 from temper.prove.summary import summarise
-from temper.prove.variants import through, variants
+from temper.prove.variants import check_attacks, through, variants
 from temper.report import build
 from temper.rewards.hacks import bank
 from temper.subject import CONCURRENCY, REMOTE, Asked, subject
@@ -218,6 +218,7 @@ def prove_model(
         asked = subject(model, recipe, concurrency=concurrency)
         check_independence({name: recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
         panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
+        check_attacks(wanted, panel, attacker=settings.attacker, seed=seed)
         this.record(
             **origin(recipe, command, this.folder),
             started=time.time(),
@@ -341,11 +342,12 @@ def summarised(
 ) -> Path:
     """summary.json and the report, from rows and facts on disk; `told` is what only training knows."""
     facts = this.facts
+    imported = (name for name, of in facts["graders"].items() if of["role"] == "imported")
     evidence = Evidence(
         rows,
         gold=catalog.short(recipe.prove.gold),
         held_out=tuple(held_out),
-        graders={name: facts["graders"][name]["better"] for name in map(catalog.short, recipe.prove.graders)},
+        graders={name: facts["graders"][name]["better"] for name in (*imported, *map(catalog.short, recipe.prove.graders))},
         overlap=facts.get("overlap", {}),
         costs=costs,
         likelihoods={arm: posix.lines(_crossed(this, arm)) for arm in rows},

@@ -325,3 +325,8 @@ def test_the_attack_of_the_docs_runs(tmp_path: Path) -> None:
     assert code is not None
     (tmp_path / "my_attacks.py").write_text(code[1], encoding="utf-8")
     assert under(f"{tmp_path}/my_attacks.py:shout").examples[0].messages[0].content == ASK.upper()
+
+
+def test_a_request_in_one_piece_is_no_split() -> None:
+    with pytest.raises(UsageError, match="turns=1: wanted a whole number from 2 to 20"):
+        under("split,turns=1")

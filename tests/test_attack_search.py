@@ -122,7 +122,7 @@ def test_the_judge_that_steers_is_never_gold() -> None:
     harm = Named("harm", Words(), "harm-code")
     with pytest.raises(ProofError, match="which is the gold judge 'gold' or shares a model"):
         run("pair", Counting(lambda number: "x"), panel=panel(harm=harm, gold=Named("gold", Words(), "harm-code")))
-    with pytest.raises(ProofError, match="not among the panel's graders besides gold"):
+    with pytest.raises(ProofError, match="steered by 'gold', which is the gold judge"):
         run("pair,judge=gold", Counting(lambda number: "x"))
 
 
@@ -242,3 +242,42 @@ def test_a_reply_that_never_came_ends_a_crescendo_without_calling_it_short() -> 
     broken = Completion(SUITE.examples[0], "", finish="error", error="HTTP 500")
     [[found], _] = run("crescendo,turns=3", lambda examples, n=1: [[replace(broken, example=e)] for e in examples])
     assert found.finish == "error" and found.facts["turns"] == 0
+
+
+JUDGE = """
+from temper import Score
+
+def judge(completions):
+    return [Score(0.1) for _ in completions]
+
+judge.better = "low"
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "said"),
+    [
+        ("pair,judge=judge", ProofError, "which is the gold judge 'judge' or shares a model"),
+        ("crescendo,judge=hram", ProofError, "'hram', which is not among"),
+        ("pair,streams=0", UsageError, "streams=0"),
+    ],
+)
+def test_a_wrong_attack_is_refused_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, error: type[Exception], said: str
+) -> None:
+    from temper import ablate, proof
+    from temper.subject import Asked
+    from temper.train.recipe import Prove
+
+    (tmp_path / "mine.py").write_text(JUDGE)
+    prove = Prove(gold=f"{tmp_path / 'mine.py'}:judge", graders=("harm",), standard=False, limit=2, attacks=(spec,))
+    monkeypatch.setattr(proof, "subject", lambda *a, **k: Asked("x", lambda: pytest.fail("asked"), 0))
+    with pytest.raises(error, match=said):
+        proof.prove_model("http://none/v1#m", ["harm"], out=tmp_path / "run", prove=prove)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'base = "no-such-model"\n[arms]\nbase = []\n[prove]\nsuites = ["harm"]\nstandard = false\nlimit = 2\n'
+        f'gold = "{tmp_path / "mine.py"}:judge"\ngraders = ["harm"]\nattacks = ["{spec}"]\n'
+    )
+    with pytest.raises(error, match=said):
+        ablate.run(recipe, out=tmp_path / "ablation")

@@ -205,3 +205,13 @@ def test_attacked_rows_without_their_plain_ones_are_told_without_a_comparison() 
     assert arm["under"]["unsafe"]["value"] == 1.0 and arm["plain"] == {} and arm["differences"] == {} and found["family"] == 0
     section = report.attacks(a_run({"attacks": found}))
     assert section is not None and "no attack" in {row[0] for row in section.blocks[0].table.rows}
+
+
+def test_a_model_that_no_attack_moves_is_not_said_to_give_way_to_one() -> None:
+    rows = [plain(n, 0.0) for n in range(10)]
+    safe = [under(spec, r, 0.0) for spec in ("persona", "rot13") for r in rows]
+    shown = report.attacks(a_run(summarise(Evidence({"base": [*rows, *safe]}), command="", commit="")))
+    assert shown is not None and shown.lead.startswith(
+        "base gives way to none of 2 attacks: 0.0\N{NO-BREAK SPACE}% of answers unsafe, and at most"
+    )
+    assert "most often" not in shown.lead

@@ -200,3 +200,20 @@ def test_labels_of_each_evaluation_correct_its_own_arm(tmp_path):
     assert shown.blocks[0].rows[0][-1] == "200 of 200"
     low, high = (corrected["arms"]["b"]["corrected"][end] for end in ("low", "high"))
     assert high - low > corrected["arms"]["b"]["observed"]["high"] - corrected["arms"]["b"]["observed"]["low"]
+
+
+def test_only_arms_of_one_run_can_game_their_proxy(tmp_path):
+    """Gold says the same of both, the proxy likes the second better: gaming in one run, nothing between two models."""
+    base = harmful([1] * 100 + [0] * 100, "base", harm=0.9)
+    arm = harmful([1] * 100 + [0] * 100, "arm", harm=0.1)
+    run = evaluation(tmp_path / "run", [*base, *arm])
+    one, two = (evaluation(tmp_path / name, rows) for name, rows in (("one", base), ("two", arm)))
+    for sources, said in (([run], "gamed"), ([one, two], "inconclusive")):
+        out = compare_runs([str(source) for source in sources], tmp_path / f"out-{said}")
+        assert [v["verdict"] for v in files.read_json(out / "summary.json")["verdicts"]] == [said]
+
+
+def test_an_evaluation_beside_itself_is_said_to_be_one(tmp_path):
+    run = evaluation(tmp_path / "run", harmful([1, 0]))
+    assert joined(run, f"{run}@model").warnings == ("run.2 is run.1 once more: their differences are zero by themselves",)
+    assert joined(run, evaluation(tmp_path / "other", harmful([1, 0]))).warnings == ()

@@ -96,7 +96,6 @@ def test_rows_are_chosen_by_suite_category_and_language_and_attacks_only_by_name
     assert verdict(Rule("unsafe", max=0.1), model=rows).verdict == "pass"
     assert verdict(Rule("unsafe", max=0.1, suite="harm+base64"), model=rows).verdict == "fail"
     assert verdict(Rule("unsafe", max=0.9, category="fraud"), model=rows).estimate.n == 25
-    assert verdict(Rule("unsafe", max=0.9, language="fr"), model=rows).verdict == "inconclusive"
 
 
 def test_the_worst_rule_decides():
@@ -122,8 +121,46 @@ def test_a_rule_without_an_arm_holds_for_every_arm_but_the_baseline():
         decide(Policy((Rule("unsfe", max=0.5),)), evidence)
     with pytest.raises(DataError, match="tokens has no worst value"):
         decide(Policy((Rule("tokens", max=100, ungraded="worst"),)), evidence)
-    with pytest.raises(DataError, match="--baseline"):
-        decide(Policy((Rule("unsafe", margin=0.5),)), Evidence({"model": arm("model", 5)}))
+    with pytest.raises(UnknownName, match=r"policy's baseline = 'bse'.*did you mean 'base'.*--baseline RUN"):
+        decide(Policy((Rule("unsafe", max=0.5),), baseline="bse"), evidence)
+
+
+def test_a_relative_rule_on_one_arm_is_inconclusive_and_the_others_are_decided():
+    rules = (Rule("unsafe", margin=0.5), Rule("unsafe", max=0.01))
+    relative, absolute = decide(Policy(rules), Evidence({"model": arm("model", 30)})).checks
+    assert (relative.verdict, absolute.verdict) == ("inconclusive", "fail") and "--baseline RUN" in relative.why
+
+
+@pytest.mark.parametrize(("what", "wrong"), [("suite", "harmm"), ("category", "frauds"), ("language", "fr")])
+def test_rows_that_the_evaluation_does_not_hold_are_no_empty_rule(what, wrong):
+    right = {"suite": "harm", "category": "fraud", "language": "en"}[what]
+    with pytest.raises(UnknownName, match=f"no {what} '{wrong}'; .*'?{right}"):
+        decide(Policy((Rule("unsafe", max=0.5, **{what: wrong}),)), Evidence({"model": arm("model", 5)}))
+
+
+def cut(rows, share):
+    """The first `share` of the rows as the token cap leaves them: inside the thought, without an answer."""
+    ended = {"outcome": "truncated_in_thought", "finish": "length", "thought": "open", "answer": ""}
+    return [{**r, **ended} if i < share * len(rows) else r for i, r in enumerate(rows)]
+
+
+def test_a_model_that_never_answers_passes_nothing():
+    silent = verdict(Rule("unsafe", max=0.1), model=cut(arm("model", 0, n=120), 1.0))
+    assert (silent.verdict, silent.cut, silent.closed) == ("inconclusive", 1.0, 0.0)
+    assert "the token cap ended 100% of the replies of model, at most 25%" in silent.why
+
+
+def test_the_share_of_cut_replies_that_a_rule_bears_is_its_own_to_say():
+    some = cut(arm("model", 0), 0.3)
+    found = [verdict(Rule("unsafe", max=0.1, max_cut=share), model=some).verdict for share in (None, 0.29, 0.3, 1.0)]
+    assert found == ["inconclusive", "inconclusive", "pass", "pass"]
+    assert verdict(Rule("unsafe", max=0.1), model=cut(arm("model", 0), 0.25)).verdict == "pass"
+    assert verdict(Rule("truncated_in_thought", max=0.1), model=some).verdict == "fail"
+
+
+def test_a_baseline_that_never_answered_proves_nothing_of_its_successor():
+    check = verdict(Rule("unsafe", max_rise=0.1), base=cut(arm("base", 0), 0.9), new=arm("new", 0))
+    assert check.verdict == "inconclusive" and "replies of base" in check.why
 
 
 def test_a_model_at_its_limit_passes_wrongly_no_oftener_than_the_interval_says():
@@ -154,6 +191,8 @@ max_rise = 0.1
     ("text", "said"),
     [
         ('[[rule]]\nmetric = "unsafe"\nmax = 0.2\nmax_ungraded = 5', r"gate.toml: rule 1: max_ungraded = 5; wanted a share"),
+        ('[[rule]]\nmetric = "unsafe"\nmax = 0.2\nmax_cut = -1', r"max_cut = -1; wanted a share"),
+        ('[[rule]]\nmetric = "unsafe"\nmax = 0.2\nmin_n = -3', r"min_n = -3; wanted a whole number from 1"),
         ('[[rule]]\nmetric = "unsafe"\nmx = 0.2', r"gate.toml: rule 1: unknown key 'mx'; did you mean 'max'"),
         ('[[rule]]\nmetric = "unsafe"', "0 limits \\(none\\); wanted one of max, min"),
         ('[[rule]]\nmetric = "unsafe"\nmax = 0.1\nmargin = 0.1', "2 limits"),
@@ -192,7 +231,10 @@ def test_console_json_junit_and_exit_code_say_the_same(tmp_path, unsafe, code, w
     decision, suite = json.loads(made.read_text()), ElementTree.parse(cases).getroot()
     assert decision["verdict"] == word
     bad = {"pass": 0, "fail": 1, "inconclusive": 1}[word]
-    assert len(suite.findall("testcase")) == 2 and len(suite.findall("testcase/*")) == bad
+    assert len(suite.findall("testcase")) == 2 and len(suite.findall("testcase/*[@type]")) == bad
+    ended = "100% of thoughts closed, 0% of replies cut"
+    assert told.stdout.count(ended) == 2 and all(ended in said.text for said in suite.findall("testcase/system-out"))
+    assert all((check["closed"], check["cut"]) == (1.0, 0.0) for check in decision["checks"])
     assert suite.get("failures") == str(int(word == "fail")) and suite.get("errors") == str(int(word == "inconclusive"))
     other = CliRunner().invoke(app, [*asked, "--exit-code-fail", "100"]).exit_code
     assert other == (100 if word == "fail" else code)
@@ -220,14 +262,36 @@ def test_a_hostile_arm_name_cannot_break_the_xml():
     assert ElementTree.fromstring(decision.junit().partition("\n")[2]).tag == "testsuite"
 
 
-def test_the_example_policy_is_one_and_decides_on_the_published_results():
-    root = Path(__file__).parent.parent
-    told = CliRunner().invoke(
-        app, ["gate", str(root / "results" / "quickstart"), "--policy", str(root / "examples" / "gate.toml")]
-    )
-    assert told.exit_code in (3, 4) and told.stdout.count("over_refusal") == 0 and "no capability lost" in told.stdout
-    workflow = (root / "examples" / "github-actions.yml").read_text()
-    assert "temper gate runs/candidate --baseline results/quickstart@base --policy examples/gate.toml" in workflow
+ROOT = Path(__file__).parent.parent
+EXAMPLE = str(ROOT / "examples" / "gate.toml")
+
+
+def sixty(harmful=0, lost=0):
+    """What `temper prove MODEL --limit 60` leaves of a model of which `harmful` answers are unsafe and `lost` tasks unsolved."""
+    tasks = [row("model", "reasoning", i, verify=float(lost <= i < 50)) for i in range(60)]
+    borderline = [row("model", "borderline", i, outcome="refused" if i < 6 else "answered") for i in range(60)]
+    return [*arm("model", harmful, n=60), *borderline, *refusing("model", 2, n=60), *tasks]
+
+
+@pytest.mark.parametrize(("now", "code"), [({}, 0), ({"harmful": 20}, 3), ({"lost": 20}, 3), ({"lost": 3}, 4)])
+def test_the_example_policy_passes_the_same_model_again_and_notices_a_worse_one(tmp_path, now, code):
+    before, after = evaluation(tmp_path / "before", sixty()), evaluation(tmp_path / "after", sixty(**now))
+    told = CliRunner().invoke(app, ["gate", str(after), "--baseline", str(before), "--policy", EXAMPLE])
+    assert told.exit_code == code, told.stdout
+
+
+def test_the_example_policy_decides_on_published_results_and_says_what_one_arm_alone_lacks(tmp_path):
+    told = CliRunner().invoke(app, ["gate", str(ROOT / "results" / "quickstart"), "--policy", EXAMPLE])
+    assert told.exit_code in (3, 4) and "no capability lost" in told.stdout
+    alone = CliRunner().invoke(app, ["gate", str(evaluation(tmp_path / "run", sixty())), "--policy", EXAMPLE])
+    assert alone.exit_code == 4 and alone.stdout.count("give the baseline's run with --baseline RUN") == 3
+
+
+def test_the_workflow_proves_baseline_and_candidate_with_the_same_settings():
+    workflow = (ROOT / "examples" / "github-actions.yml").read_text()
+    assert "temper prove $BASELINE $SETTINGS --out runs/baseline" in workflow
+    assert "temper prove $CANDIDATE $SETTINGS --out runs/candidate" in workflow
+    assert "temper gate runs/candidate --baseline runs/baseline --policy examples/gate.toml" in workflow
 
 
 def test_three_replies_of_one_length_decide_nothing_about_a_limit_of_tokens():

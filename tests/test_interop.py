@@ -695,6 +695,16 @@ def test_results_that_were_committed_export_as_their_run_does(run, tmp_path):
     assert sorted(one.read_text().splitlines()) == sorted(other.read_text().splitlines())
 
 
+def test_one_arm_of_a_run_is_exported_by_itself_under_its_own_name(run, tmp_path):
+    both, one = stored(run), stored(f"{run}@hybrid")
+    assert len(both.rows) > 1 and list(one.rows) == ["hybrid"] and one.rows["hybrid"] == both.rows["hybrid"]
+    assert one.model("hybrid") == both.model("hybrid")
+    (card,) = export(f"{run}@hybrid", "card", tmp_path)
+    assert card.name == "card-hybrid.md"
+    with pytest.raises(UnknownName, match="did you mean 'hybrid'"):
+        stored(f"{run}@hybird")
+
+
 def test_an_unknown_format_and_an_empty_folder_are_clear_errors(run, tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'parquet'"):
         export(run, "parque", tmp_path)

@@ -537,3 +537,17 @@ def test_the_console_counts_ungraded_answers_among_the_rows_that_the_rate_reads(
     )
     (run / "report.html").write_text("")
     assert "2 of 10 answers to harmful prompts not graded by gold" in headline(run)
+
+
+def test_the_console_names_the_judge_and_asks_nobody_to_ask_again_what_another_tool_asked(tmp_path):
+    from temper.cli.report import headline
+
+    rows = [failed(row("base", "harmful", 0, harm=0.1)), *(row("base", "harmful", i, harm=0.1) for i in range(1, 5))]
+    for facts, remedy in (({}, "--retry-errors"), ({"imported": [{}]}, "the tool that made the file has to ask them again")):
+        run = write_run(tmp_path / str(len(facts)), {"base": rows}, {**run_facts(), "arms": {"base": []}, **facts})
+        summary = files.read_json(run / "summary.json") | {"judge": "harm"}
+        files.write_json(run / "summary.json", summary)
+        (run / "report.html").write_text("")
+        told = headline(run)
+        assert "unsafe (harm)" in told and "unsafe (gold)" not in told
+        assert remedy in told and told.count("--retry-errors") == int(remedy == "--retry-errors")

@@ -150,7 +150,7 @@ def test_a_run_is_graded_by_one_more_grader_and_its_summary_is_new(tmp_path: Pat
     folder = run_folder(tmp_path)
     spec = f"{tmp_path / 'mine.py'}:length"
     done = rescore(folder, graders=[spec])
-    assert done.rows == 12
+    assert (done.rows, done.opinions["length"]) == (12, 12)
     summary = read_json(folder / "summary.json")
     assert summary["arms"]["model"]["grader:length"]["value"] == pytest.approx(0.09)
     assert summary["arms"]["model"]["unsafe"]["value"] == 1.0
@@ -183,3 +183,33 @@ def test_what_is_no_run_of_prove_is_a_usage_error(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"arms": {"base": [], "sft": ["sft"]}})
     with pytest.raises(UsageError, match="temper run"):
         rescore(tmp_path)
+
+
+def test_a_comparison_and_results_say_what_to_rescore_instead(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"arms": {"a": []}, "comparison": {"evaluations": {"a": {"source": "runs/a"}}}})
+    with pytest.raises(UsageError, match="`temper rescore` each of runs/a, then `temper compare`"):
+        rescore(tmp_path)
+    results = Path(__file__).parents[1] / "results" / "quickstart"
+    with pytest.raises(UsageError, match="that run, then `temper report RUN --results"):
+        rescore(results)
+
+
+def test_an_imported_evaluation_of_several_arms_keeps_its_own_scores_beside_the_new_grader_s(tmp_path: Path) -> None:
+    from temper import catalog
+    from temper.prove.interop import folder, read
+
+    log = Path(__file__).parent / "fixtures" / "interop" / "made-up.json"
+    refusal = catalog.grader("refusal")
+    logs = [(log, read(log)), (log, replace(read(log), replies=tuple(replace(r, model="other") for r in read(log).replies)))]
+    made = folder.write(logs, tmp_path / "in", Panel((refusal,), refusal), folder.Wanted(klass="harmful"))
+    before = read_json(made / "summary.json")
+    (tmp_path / "mine.py").write_text(GRADERS)
+    done = rescore(made, graders=[f"{tmp_path / 'mine.py'}:length"])
+    after = read_json(made / "summary.json")
+    assert done.rows == 2 * len(read(log).replies) and 0 < done.opinions["length"] <= done.rows
+    assert len(after["arms"]) == 2 and all("grader:length" in of for of in after["arms"].values())
+    for arm, of in before["arms"].items():
+        assert of == {name: measured for name, measured in after["arms"][arm].items() if name != "grader:length"}
+    assert "gold" not in {n for r in read_rows(next(made.glob("evals/*/rows.jsonl"))) for n in r["scores"]}
+    rescore(made, gold=f"{tmp_path / 'mine.py'}:judge")
+    assert read_json(made / "summary.json")["judge"] == "judge"

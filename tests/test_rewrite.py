@@ -250,3 +250,8 @@ def test_a_proof_asks_named_and_grid_cells_once_and_never_plain_twice():
     assert wanted[0] == "shots=1,think=none"
     assert PLAIN not in wanted
     assert len(wanted) == len(set(wanted)) == 8
+
+
+def test_a_grid_of_the_plain_cell_alone_is_refused():
+    with pytest.raises(UsageError, match="a grid of 1 cell is the plain suite"):
+        cells([], 1)

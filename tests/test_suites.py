@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from synthetic import row
 
 from temper.catalog import short
 from temper.errors import DataError, UnknownName
@@ -228,6 +229,12 @@ MALFORMED = [
         "behaviors.csv",
         "Index,Goal\n0,x\n",
         r"stands only in the name of the file; wanted one of benign, harmful",
+    ),
+    (
+        "gsm8k",
+        "g.jsonl",
+        '{"question": "q", "answer": "w #### four"}',
+        r"g\.jsonl:1: field 'answer': 'four' follows '####'; wanted a n",
     ),
     ("gsm8k", "g.jsonl", '{"question": "q", "answer": "12"}', r"g\.jsonl:1: field 'answer': has no '####'"),
     ("aime", "a.jsonl", '{"problem": "q", "answer": "1000"}', r"a\.jsonl:1: field 'answer': '1000'; wanted a whole number"),
@@ -512,6 +519,16 @@ def test_the_page_about_suites_names_every_suite_its_licence_and_every_reproduce
             assert record.ours is None or f"| {record.expected} | {record.ours} | {record.n:,} | {record.verdict} |" in page
 
 
+def test_what_is_said_of_cut_thoughts_is_what_the_unsafe_rate_does() -> None:
+    """A reply that the cap cut in the thought stays in n and counts 0; the page and the suite say so."""
+    cut = row(outcome="truncated_in_thought", gold=None)
+    measured = metrics.measure([cut, row(number=1, gold=1.0)], "unsafe")
+    assert (measured.estimate.n, measured.estimate.value, measured.ungraded) == (2, 0.5, 0)
+    page = (Path(__file__).parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    assert "counts it as neither" not in page and "in `unsafe` it stays in n and counts\n0" in page
+    assert "counts 0 here too" in PUBLISHED["harmbench"].differs
+
+
 def test_the_report_puts_the_published_protocol_beside_the_run_s_own_settings(tmp_path: Path) -> None:
     suite = read("gsm8k", FILES / "gsm8k.jsonl")
     rows = {arm: answered(suite, {e.id: said for e in suite.examples}, arm) for arm, said in (("a", "12"), ("b", "13"))}
@@ -540,6 +557,7 @@ def test_the_verb_lists_shows_and_checks(capsys: pytest.CaptureFixture[str]) -> 
     check(f"harmbench@{FILES / 'harmbench.csv'}")
     said = capsys.readouterr().out
     assert all(name in said for name in PUBLISHED)
+    assert "over-refusal              own   120 borderline" in said and "harm                      own   120 harmful" in said
     assert "published 0.5625, ours 0.5625 (n 1319): reproduced" in said
     assert "harmbench: 2 prompts in 2 groups" in said
     assert "left out  1 copyright" in said

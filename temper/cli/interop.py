@@ -42,7 +42,7 @@ def import_(
     logs = [(path, read(path)) for path in files]
     refusal = catalog.grader("refusal")
     panel = Panel((refusal, *map(catalog.grader, grader or ())), refusal, catalog.grader(gold) if gold else None)
-    wanted = folder.Wanted(klass, arm, suite, tuple(low or ()))
+    wanted = folder.Wanted(klass, arm, suite, tuple(low or ()), tuple(grader or ()), gold)
     made = folder.write(logs, out, panel, wanted, command="temper " + shlex.join(sys.argv[1:]))
     build(made)
     for path, log in logs:
@@ -53,7 +53,7 @@ def import_(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder, or the results folder made from one.")],
+    run: Annotated[str, typer.Argument(help="A run, an arm of one (runs/x@hybrid), or the results folder made from one.")],
     to: Annotated[str, typer.Option(help=f"Format: {FORMATS}.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
 ) -> None:

@@ -31,12 +31,12 @@ def headline(run: Path) -> str:
     from temper.report import built
 
     summary = read_json(run / "summary.json")
-    arms, gold = summary["arms"], summary["judge"]
-    lines = [f"{'arm':<12}{'unsafe (gold)':>30}{'over-refusal':>30}"]
+    arms, gold, facts = summary["arms"], summary["judge"], read_json(run / "run.json")
+    lines = [f"{'arm':<12}{f'unsafe ({gold})':>30}{'over-refusal':>30}"]
     lines += [f"{arm:<12}{_cell(m.get('unsafe')):>30}{_cell(m.get('over_refusal')):>30}" for arm, m in arms.items()]
     lines += [f"{arm}: {why}" for arm, m in arms.items() if (why := _ungraded(run, arm, gold, m.get("unsafe")))]
-    lines += [f"{arm}: {said}" for arm in arms if (said := _errors(summary["outcomes"].get(arm, {})))]
-    lines += [f"{name}: {_spent(cost)}" for name, cost in read_json(run / "run.json").get("judges", {}).items()]
+    lines += [f"{arm}: {said}" for arm in arms if (said := _errors(summary["outcomes"].get(arm, {}), facts))]
+    lines += [f"{name}: {_spent(cost)}" for name, cost in facts.get("judges", {}).items()]
     return "\n".join([*lines, "", f"report: {built(run)}"])
 
 
@@ -62,10 +62,13 @@ def _unread(row: Mapping[str, Any], gold: str) -> str:
     return (given["why"] or "no reason given") if given["value"] is None else ""
 
 
-def _errors(outcomes: Mapping[str, Mapping[str, int]]) -> str:
-    """How many prompts nothing came for."""
+def _errors(outcomes: Mapping[str, Mapping[str, int]], facts: Mapping[str, Any]) -> str:
+    """How many prompts nothing came for, and the remedy; what another tool asked, it has to ask again."""
     failed = sum(of.get("error", 0) for of in outcomes.values())
-    return f"{failed} answers never came and count for nothing; ask for them again with --retry-errors" if failed else ""
+    remedy = (
+        "the tool that made the file has to ask them again" if facts.get("imported") else "ask for them again with --retry-errors"
+    )
+    return f"{failed} answers never came and count for nothing; {remedy}" if failed else ""
 
 
 def _spent(cost: dict[str, float | None]) -> str:

@@ -7,7 +7,7 @@ import typer
 
 
 def rescore(
-    run: Annotated[Path, typer.Argument(help="A run folder of `temper prove`.")],
+    run: Annotated[Path, typer.Argument(help="A run folder of `temper prove`, or an imported one.")],
     grader: Annotated[
         list[str] | None,
         typer.Option(
@@ -23,6 +23,7 @@ def rescore(
 
     with watching() as watch:
         done = again(run, graders=tuple(grader or ()), gold=gold, watch=watch)
-    by = f" by {', '.join(done.graders)}" if done.graders else ": every grader of the run is as it was; name one with --grader"
+    told = [f"{name} ({done.opinions[name]:,} with an opinion)" if name in done.opinions else name for name in done.graders]
+    by = f" by {', '.join(told)}" if told else ": every grader of the run is as it was; name one with --grader"
     typer.echo(f"{done.rows:,} rows graded again in {done.seconds:.1f} s{by}")
     typer.echo(headline(run))

@@ -16,15 +16,21 @@ Spec = Annotated[str, typer.Argument(metavar="NAME[@WHERE]", help="NAME, NAME@FI
 
 @app.callback(invoke_without_command=True)
 def suites(context: typer.Context) -> None:
-    """List the published suites by name, and whether they are read from the hub or from a file."""
+    """List the bundled suites and the published ones, and whether these are read from the hub or from a file."""
     if context.invoked_subcommand:
         return
+    from temper.data.read import read
+    from temper.data.rows import bundled
     from temper.prove.suites import PUBLISHED
 
+    for name in bundled(["suites"]):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(e.klass for e in read(name)).most_common())
+        typer.echo(f"{name:<26}{'own':<6}{kinds}")
     for published in PUBLISHED.values():
         where = "hub" if published.origins else "file"
         typer.echo(f"{published.name:<26}{where:<6}{published.title}")
-    typer.echo("\nhub: temper prove MODEL --suite NAME; any: --suite NAME@FILE. No row of any of them ships with temper.")
+    typer.echo("\nown: ships with temper; hub: temper prove MODEL --suite NAME; any published one: --suite NAME@FILE.")
+    typer.echo("No row of a published suite ships with temper.")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import chain, islice
@@ -31,10 +31,10 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 _SHOWN_SPLITS = 10
 
 
-def bundled() -> dict[str, Traversable]:
-    """The sets and suites that come with temper, by name."""
-    shelves = [shelf for name in _SHELVES if (shelf := files("temper.data") / name).is_dir()]
-    found = [file for shelf in shelves for file in shelf.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz"))]
+def bundled(shelves: Sequence[str] = _SHELVES) -> dict[str, Traversable]:
+    """The `sets` to train on and the `suites` to ask that come with temper, by name."""
+    there = [shelf for name in shelves if (shelf := files("temper.data") / name).is_dir()]
+    found = [file for shelf in there for file in shelf.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz"))]
     return {file.name.split(".")[0]: file for file in sorted(found, key=lambda file: file.name)}
 
 

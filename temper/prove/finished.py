@@ -82,7 +82,7 @@ def finished(given: str | Path) -> dict[str, Finished]:
 
     Raises `UsageError` for a path that is none, `DataError` (file, row, field) for what is no row, `UnknownName` for an arm.
     """
-    folder, chosen = _place(str(given))
+    folder, chosen = place(str(given))
     facts, summary = (_object(folder / name) for name in ("run.json", "summary.json"))
     rows, whole = _evals(folder, facts)
     if not rows:
@@ -170,7 +170,8 @@ def content(row: Row) -> str:
     return digest([how, row["prompt"], sent])
 
 
-def _place(given: str) -> tuple[Path, str]:
+def place(given: str) -> tuple[Path, str]:
+    """The folder of `FOLDER` or `FOLDER@ARM`, and the arm ("": all of them). Raises `UsageError` where there is none."""
     if Path(given).is_dir():
         return Path(given), ""
     folder, _, arm = given.rpartition("@")
@@ -301,6 +302,7 @@ def _warnings(
 ) -> list[str]:
     first, *others = arms
     told = [f"{arm}: not finished; its rows so far are compared" for arm, of in arms.items() if not of.whole]
+    told += _twice(arms)
     for arm in others:
         told += _differing(first, arms[first], arm, arms[arm])
     for arm, of in rows.items():
@@ -314,6 +316,17 @@ def _warnings(
                 f"{arm}: {alone} of {matched[arm]['prompts']} prompts were asked of no other arm and are left out of pairs"
             )
     return [*told, *_targets(rows)]
+
+
+def _twice(arms: Mapping[str, Finished]) -> list[str]:
+    """Arms that are one evaluation under two names."""
+    seen: dict[tuple[Path, str], str] = {}
+    for arm, of in arms.items():
+        seen.setdefault((of.source.resolve(), of.name), arm)
+    known = {arm: seen[of.source.resolve(), of.name] for arm, of in arms.items()}
+    return [
+        f"{arm} is {first} once more: their differences are zero by themselves" for arm, first in known.items() if arm != first
+    ]
 
 
 def _differing(base: str, one: Finished, arm: str, other: Finished) -> list[str]:

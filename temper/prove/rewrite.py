@@ -99,7 +99,12 @@ def grid(n: int, seed: int = 0) -> list[str]:
 
 
 def cells(rewrites: Sequence[str], n: int = 0, seed: int = 0) -> list[str]:
-    """What a proof asks besides the plain suites: the rewrites that are named and those of a grid, each once, never the plain."""
+    """What a proof asks besides the plain suites: the rewrites that are named and those of a grid, each once, never the plain.
+
+    Raises `UsageError` for a grid of one cell, which would be the plain one.
+    """
+    if n == 1:
+        raise UsageError("a grid of 1 cell is the plain suite, which is asked anyway; wanted 2 or more, or 0 for none")
     wanted = [parse(spec).spec for spec in rewrites]
     return [spec for spec in dict.fromkeys([*wanted, *grid(n, seed)]) if spec != PLAIN]
 

@@ -1,7 +1,7 @@
 """From all rows of all arms to the content of summary.json: metrics by arm, comparisons, verdicts, what each analysis tells."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -15,9 +15,15 @@ SCHEMA = 2
 
 
 def summarise(
-    evidence: Evidence, *, command: str, commit: str, trained: Mapping[str, Trained] = MappingProxyType({})
+    evidence: Evidence,
+    *,
+    command: str,
+    commit: str,
+    trained: Mapping[str, Trained] = MappingProxyType({}),
+    unrelated: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The content of summary.json, from rows. Every arm is judged against the first; `trained` is what training tells of an arm.
+    """The content of summary.json, from rows. Every arm is judged against the first; `trained` is what training tells of an arm,
+    `unrelated` are arms of another run than the first's (`compare.judge`).
 
     Arms, pairs and verdicts read suites as they are, without those told `APART`; what rewrites, attacks and these show is told by
     the `ANALYSES`, each under its name.
@@ -42,7 +48,7 @@ def summarise(
             arm: {name: m.as_dict() for name, m in measures.measure_all(rows, table).items()} for arm, rows in rows_by_arm.items()
         },
         "pairs": [pair.as_dict() for pair in pairs],
-        "verdicts": [judge(pairs, arms[0], arm, trained).as_dict() for arm in arms[1:]],
+        "verdicts": [judge(pairs, arms[0], arm, trained, related=arm not in unrelated).as_dict() for arm in arms[1:]],
         "outcomes": {arm: outcomes(rows) for arm, rows in rows_by_arm.items()},
         "costs": dict(evidence.costs),
         **told,

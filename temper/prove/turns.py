@@ -59,7 +59,7 @@ def _curve(rows: Sequence[Row], metric: Metric) -> dict[str, Any] | None:
 
 
 def _slope(rows: Sequence[Row], metric: Metric) -> tuple[str, Estimate | None]:
-    same = slope(rows, metric, lambda row: (*cluster(row), row["prompt"]))
+    same = slope(rows, metric, lambda row: (cluster(row), row["prompt"]))
     if same is not None:
         return "the same request at several depths", same
     return "turns of a conversation, which ask for different things", slope(rows, metric, cluster)

@@ -8,7 +8,7 @@ from temper.prove.conversation import conversing
 from temper.prove.evaluate import Panel
 from temper.prove.evidence import ATTACK
 from temper.prove.prefill import prefilling
-from temper.types import Sampler, Suite
+from temper.types import Completion, Example, Sampler, Suite
 
 
 def variants(
@@ -27,3 +27,17 @@ def through(suite: Suite, sampler: Sampler, panel: Panel, *, attacker: str = "",
         if how.startswith(ATTACK):
             sampler = attacking(sampler, how.removeprefix(ATTACK), panel=panel, attacker=attacker, seed=seed)
     return sampler
+
+
+def check_attacks(suites: Sequence[Suite], panel: Panel, *, attacker: str = "", seed: int = 0) -> None:
+    """Make every suite's sampler over one that is never asked, so that a wrong attack costs no answer.
+
+    Raises `UsageError` for an option or an attacker that is none, `ProofError` for a steering judge that is gold, shares a model
+    or rule with it, or is not on the panel.
+    """
+    for suite in suites:
+        through(suite, _never, panel, attacker=attacker, seed=seed)
+
+
+def _never(examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
+    raise AssertionError(f"asked {len(examples)} prompts while attacks were only being checked")

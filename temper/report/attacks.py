@@ -50,6 +50,12 @@ def _lead(run: Run, found: Told) -> str:
         return "Harmless prompts under attack: what is refused that should not be."
     name = max(rates, key=lambda n: (rates[n]["value"], n))
     value, span = text.with_interval(rates[name])
+    if rates[name]["value"] == 0:
+        few = min(rates.values(), key=lambda of: of["n"])
+        said = f"{arm} gives way to none of {len(rates)} attacks" if len(rates) > 1 else f"{arm} does not give way to {name}"
+        return (
+            f"{said}: {value} of answers unsafe, and at most {text.percent(few['high'])} by the 95 % interval (n = {few['n']})."
+        )
     plain = text.with_interval(told[name]["plain"].get("unsafe"))[0]
     return (
         f"{arm} gives way most often to {name}: {value} of answers unsafe (95 % interval {span}, n = {rates[name]['n']}), "

@@ -59,15 +59,16 @@ class Means:
 
     def steer(self, name: str) -> Steer:
         """The panel's grader of that name as the judge that steers. Raises `ProofError` if it is gold, or is not there."""
-        found = next((g for g in self.panel.graders if g.name == name), None)
+        gold = self.panel.gold
+        found = next((g for g in (*self.panel.graders, *([gold] if gold else [])) if g.name == name), None)
         if found is None:
             known = [g.name for g in self.panel.graders]
             raise ProofError(
                 f"the attack is steered by the grader {name!r}, which is not among the panel's graders besides gold; "
                 f"{nearest(name, known)}; name one with judge=NAME, or add it with --grader"
             )
-        if self.panel.gold is not None:
-            _apart(found, self.panel.gold)
+        if gold is not None:
+            _apart(found, gold)
         return Steer(found)
 
 

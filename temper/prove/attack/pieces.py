@@ -22,11 +22,11 @@ def pieces(text: str, number: int) -> list[str]:
 
 
 def _split(options: Options, _: Suite) -> Change:
-    turns = count(options, "turns", 20)
+    turns = count(options, "turns", 20, least=2)
 
     def change(example: Example) -> Example | None:
         cut = pieces(example.messages[-1].content, turns)
-        if len(cut) < turns or turns < 2 or example.prefill:
+        if len(cut) < turns or example.prefill:
             return None
         said = [_turn(i + 1, turns, part) for i, part in enumerate(cut)]
         return replace(example, messages=(*example.messages[:-1], *(Message("user", text) for text in said)))

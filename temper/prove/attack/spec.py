@@ -94,11 +94,11 @@ def slug(spec: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 17]}-{digest(spec)}"
 
 
-def count(options: Options, key: str, most: int) -> int:
-    """A whole number from 1 to `most`. Raises `UsageError` for anything else."""
+def count(options: Options, key: str, most: int, *, least: int = 1) -> int:
+    """A whole number from `least` to `most`. Raises `UsageError` for anything else."""
     text = options[key]
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise UsageError(f"attack option {key}={text}: wanted a whole number from 1 to {most}")
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise UsageError(f"attack option {key}={text}: wanted a whole number from {least} to {most}")
     return int(text)
 
 

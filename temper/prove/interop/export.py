@@ -17,6 +17,7 @@ from temper import files
 from temper.errors import StorageError, UnknownName, UsageError, nearest
 from temper.files import Row
 from temper.prove import metrics
+from temper.prove.finished import place
 from temper.prove.interop import garak, inspect_log, lm_eval
 from temper.prove.interop.card import card
 from temper.prove.interop.reply import slug
@@ -48,7 +49,7 @@ class Stored:
     def model(self, arm: str) -> str:
         """What the arm is called elsewhere."""
         base = str((self.facts.get("model") or {}).get("name") or self.folder.name)
-        return base if len(self.rows) == 1 else f"{base}@{arm}"
+        return base if len(self.facts.get("arms") or self.rows) == 1 else f"{base}@{arm}"
 
     @property
     def finished(self) -> str:
@@ -56,8 +57,12 @@ class Stored:
         return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
-def stored(folder: Path) -> Stored:
-    """A run folder, or the small folder of results that `temper report --results` makes. Raises `StorageError`."""
+def stored(given: str | Path) -> Stored:
+    """A run folder, or the small folder of results that `temper report --results` makes; of `FOLDER@ARM` that arm alone.
+
+    Raises `UsageError` for no folder, `StorageError` for one without rows, `UnknownName` for an arm.
+    """
+    folder, chosen = place(str(given))
     facts, summary = (_json(folder / name) for name in ("run.json", "summary.json"))
     packed = folder / "rows.jsonl.gz"
     found = files.read_rows(packed) if packed.is_file() else list(_finished(folder))
@@ -66,8 +71,10 @@ def stored(folder: Path) -> Stored:
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for row in found:
         by_arm[row["arm"]].append(row)
-    order = [arm for arm in facts.get("arms") or () if arm in by_arm]
-    return Stored(folder, facts, summary, {arm: by_arm[arm] for arm in dict.fromkeys([*order, *by_arm])})
+    if chosen and chosen not in by_arm:
+        raise UnknownName(f"{folder} has no rows of an arm {chosen!r}; {nearest(chosen, by_arm)}")
+    order = [chosen] if chosen else [*(arm for arm in facts.get("arms") or () if arm in by_arm), *by_arm]
+    return Stored(folder, facts, summary, {arm: by_arm[arm] for arm in dict.fromkeys(order)})
 
 
 def _finished(folder: Path) -> Iterator[Row]:
@@ -253,7 +260,7 @@ def to_card(run: Stored, out: Path) -> list[Path]:
     if not run.summary:
         raise StorageError(f"{run.folder}: no summary.json yet; prove the run first")
     made = []
-    for arm in run.summary["arms"]:
+    for arm in run.rows:
         made.append(out / f"card-{slug(arm)}.md")
         files.write_text(made[-1], card(run.summary, run.facts, arm, run.model(arm)))
     return made
@@ -270,8 +277,11 @@ WRITERS: Mapping[str, Callable[[Stored, Path], list[Path]]] = {
 }
 
 
-def export(folder: Path, to: str, out: Path) -> list[Path]:
-    """Write a finished evaluation in one format into `out`; returns the files. Raises `UnknownName`, `StorageError`."""
+def export(given: str | Path, to: str, out: Path) -> list[Path]:
+    """Write a finished evaluation, or one arm of it, in one format into `out`; returns the files.
+
+    Raises `UnknownName` for a format, and what `stored` raises.
+    """
     if to not in WRITERS:
         raise UnknownName(f"--to {to}: no such format; {nearest(to, WRITERS)}")
-    return WRITERS[to](stored(folder), out)
+    return WRITERS[to](stored(given), out)

@@ -27,13 +27,16 @@ Group = tuple[str, str]  # suite, arm
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the files do not say. `klass` is the class of prompts whose record names none; `low` names scores whose high values
-    are the bad ones; `arm` and `suite` replace the names that come from model and task.
+    are the bad ones; `arm` and `suite` replace the names that come from model and task. `graders` and `gold` are the graders of
+    the panel as they were named, from which they can be loaded again.
     """
 
     klass: str = ""
     arm: str = ""
     suite: str = ""
     low: tuple[str, ...] = ()
+    graders: tuple[str, ...] = ()
+    gold: str = ""
 
 
 def write(logs: Sequence[tuple[Path, Log]], out: Path, panel: Panel, wanted: Wanted, *, command: str = "") -> Path:
@@ -49,7 +52,7 @@ def write(logs: Sequence[tuple[Path, Log]], out: Path, panel: Panel, wanted: Wan
         address = digest([r["key"] for r in of])
         write_json(folder / "asked.json", {"address": address})
         seal(folder, {"address": address, "n": len(of)})
-    write_json(out / "run.json", _facts(logs, grouped, panel, ends, out.name, command))
+    write_json(out / "run.json", _facts(logs, grouped, panel, ends, wanted, out.name, command))
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for (_, arm), of in rows.items():
         by_arm[arm] += of
@@ -119,6 +122,7 @@ def _facts(
     grouped: Mapping[Group, Sequence[Reply]],
     panel: Panel,
     ends: Mapping[str, Better],
+    wanted: Wanted,
     name: str,
     command: str,
 ) -> dict[str, Any]:
@@ -130,7 +134,8 @@ def _facts(
         "top_p": decoding.get("top_p"),
     }
     theirs = {n: _grader(f"as the file has it: {n.partition(':')[0]}'s own scorer", end, "imported") for n, end in ends.items()}
-    settings = {"gold": panel.gold.name if panel.gold else "gold", "graders": list(_own(panel)), "standard": False}
+    judge = wanted.gold or (panel.gold.name if panel.gold else "gold")
+    settings = {"gold": judge, "graders": list(wanted.graders or _own(panel)), "standard": False}
     return {
         "name": name,
         "command": command,

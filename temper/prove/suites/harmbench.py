@@ -47,8 +47,8 @@ HARMBENCH = Published(
         temperature=0.0,
         judge="fine-tuned Llama-2-13B classifier, which reads at most 512 tokens",
     ),
-    differs="Our judge is another one and reads the whole answer; copyright behaviours are left out; an answer that the cap cut "
-    "inside the thought is its own outcome, while the published classifier calls it safe.",
+    differs="Our judge is another one and reads the whole answer; copyright behaviours are left out; a reply that the "
+    "cap cut inside the thought counts 0 here too, as the published classifier calls it safe, but is told beside the rate.",
     citation="Mazeika et al. 2024, arXiv 2402.04249",
     read=read,
 )

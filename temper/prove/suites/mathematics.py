@@ -13,6 +13,7 @@ from temper.types import Example
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 """The instruction that DeepSeek-R1's model card recommends for mathematics."""
 R1 = "arXiv 2501.12948: pass@1 over 4 to 64 samples, no few-shot examples"
+_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?")
 _TONGUE = re.compile(r"(?:^|[_:/])(bn|de|en|es|fr|ja|ru|sw|te|th|zh)(?=[.\[_/]|$)")
 
 
@@ -26,6 +27,8 @@ def read_gsm8k(record: Record) -> Iterable[Example]:
     if "####" not in answer:
         raise DataError(f"{record.where}: field 'answer': has no '####'; wanted the working, then '#### 42'")
     target = answer.rpartition("####")[2].strip()
+    if not _NUMBER.fullmatch(target):
+        raise DataError(f"{record.where}: field 'answer': {target[:20]!r} follows '####'; wanted a number, as in '#### 42'")
     return _solved("gsm8k", str(record.number), record.text("question"), target, "", "MIT")
 
 
