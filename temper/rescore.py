@@ -9,7 +9,18 @@ from typing import Any
 from temper import catalog
 from temper.errors import UsageError
 from temper.files import Row, read_json
-from temper.proof import Run, arm_rows, grader_facts, judge_costs, load_gold, load_graders, locked, recorded_traces, summarised
+from temper.proof import (
+    Run,
+    arm_rows,
+    grader_facts,
+    judge_costs,
+    load_gold,
+    load_graders,
+    locked,
+    proof_costs,
+    recorded_traces,
+    summarised,
+)
 from temper.prove.evaluate import ASKED, HACKS, Panel, away, check_independence, regrade, stale
 from temper.prove.finished import PACKED
 from temper.rewards.hacks import bank
@@ -133,5 +144,9 @@ def _recipe(facts: dict[str, Any], graders: Sequence[str], gold: str) -> Recipe:
 
 
 def _costs(folder: Path) -> dict[str, Any]:
+    """What asking took, as run.json recorded it; of a folder that nobody asked here, what its summary says."""
+    facts = Run(folder).facts
+    if facts.get("evals"):
+        return {arm: proof_costs(facts, arm) for arm in facts["arms"]}
     summary = folder / "summary.json"
     return dict(read_json(summary).get("costs", {})) if summary.is_file() else {}
