@@ -315,6 +315,15 @@ def test_a_check_may_name_any_metric_and_a_difference_of_one() -> None:
     assert set(RATES) <= set(measures.table(("x",)))
 
 
+def test_four_prompts_that_differ_do_not_make_a_prediction_of_one_seed_hold(recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text().replace("[experiment]", '[experiment]\nclaims = "weights"')
+    recipe.write_text(text.replace('check = "breakout(S0) > 0.4"', 'check = "difference(S5, S0, unsafe) < 0"'))
+    for unsafe, verdict in (({"S0": 0.2, "S5": 0.0}, "cannot tell"), ({"S0": 0.5, "S5": 0.0}, "held")):
+        folder = tmp_path / verdict
+        make_seed(recipe, folder, 0, unsafe={"start": 0.5, **unsafe})
+        assert aggregate(gather(recipe, folder, [0]))["predictions"][0]["verdict"] == verdict
+
+
 def test_how_much_a_rate_depends_on_how_it_is_asked_is_a_figure_of_a_check(recipe: Path, tmp_path: Path) -> None:
     text = recipe.read_text().replace('check = "breakout(S0) > 0.4"', 'check = "spread(S0) > 0.4"')
     recipe.write_text(text)

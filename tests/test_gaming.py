@@ -17,7 +17,7 @@ from temper.ablate import Chain, gaming_by_stage
 from temper.errors import UnknownName
 from temper.judge_error import Errors, Rate
 from temper.prove.evaluate import Panel
-from temper.prove.gaming import ablation, ablations, gaming, hack_rates, over_refusal_hack
+from temper.prove.gaming import ablation, ablations, broke_out, gaming, hack_rates, over_refusal_hack
 from temper.prove.gap import Gold, area, fitted, onset, repaid
 from temper.rewards.hacks import Hack
 from temper.train.recipe import parse_recipe
@@ -387,3 +387,14 @@ def test_a_runs_summary_has_the_gaming_of_each_stage_whose_start_was_scored(tmp_
     recipe = parse_recipe({"base": "m", "arms": {"base": []}, "prove": {"gold": "gold"}})
     found = gaming_by_stage(recipe, chains, {"base": []}, panel, None)
     assert found.keys() == {"with-grpo"} and found["with-grpo"].labels == 360
+
+
+def test_four_answers_to_one_prompt_are_no_break_out_and_give_a_gap_no_interval():
+    few, many = stats.Estimate(1.0, 4, 0.4, 1.0), stats.Estimate(1.0, 40, 0.9, 1.0)
+    assert broke_out(few, {"repetition": few}) == ()
+    assert broke_out(many, {"repetition": many}) == ("100 % unsafe", "repetition in 100 %")
+    for prompts, known in ((1, False), (6, True)):
+        end = [paid(f"{i % prompts}", 0.8, 1.0, step=1) for i in range(12)]
+        gap = hand([*start(), *end]).end.gap
+        assert math.isfinite(gap.value)
+        assert math.isfinite(gap.low) == known

@@ -14,11 +14,12 @@ from temper.experiment.seeds import finished, folder_of, other_recipes, planned_
 from temper.files import Row
 from temper.prove.metrics import HACK, Prompt
 from temper.stats import NOTHING, Estimate
-from temper.train.planned import RATES, Check, Condition, Experiment, Term, conditions, parse_check
+from temper.train.planned import OF_TWO, RATES, Check, Condition, Experiment, Term, conditions, parse_check
 from temper.train.recipe import Recipe, read_recipe
 
 SCHEMA = 1
 DRAWS = 4_000
+ALPHA = 0.05
 BOUNDED = (0.0, 1.0)
 FREE = (-math.inf, math.inf)
 POINTS = 30  # of a curve over steps
@@ -141,8 +142,17 @@ def arm_figures(table: Table, condition: Condition, arm: str) -> dict[str, Any]:
     }
 
 
-def difference(table: Table, condition: Condition, arm: str, against: str, metric: str = "") -> tuple[Estimate, dict[int, float]]:
-    """A metric (the primary endpoint) of one arm minus another's, prompt by prompt within each seed; and by seed."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference over seeds, that of each seed, and p by sign flips: of seeds, or of groups of prompts for these weights."""
+
+    estimate: Estimate
+    by_seed: Mapping[int, float]
+    p: float
+
+
+def difference(table: Table, condition: Condition, arm: str, against: str, metric: str = "") -> Difference:
+    """A metric (the primary endpoint) of one arm minus another's, prompt by prompt within each seed."""
     metric, values, by_seed = metric or table.plan.primary, _Values(table.plan.claims), {}
     for seed in table.seeds:
         x, y = (seed.of(name, metric, condition.suites) for name in (arm, against))
@@ -150,7 +160,10 @@ def difference(table: Table, condition: Condition, arm: str, against: str, metri
         values.add(seed, paired)
         if paired:
             by_seed[seed.number] = fmean(paired.values())
-    return values.estimate((-1.0, 1.0) if table.bounded(metric) else FREE), by_seed
+    found = values.estimate((-1.0, 1.0) if table.bounded(metric) else FREE)
+    return Difference(
+        found, by_seed, values.sign_flip() if table.plan.claims == "weights" else stats.sign_flip([*by_seed.values()])
+    )
 
 
 def decide(check: Check, figure: Callable[[Term], Estimate]) -> dict[str, Any]:
@@ -191,6 +204,9 @@ class _Values:
             self.seeds.append(seed.number)
             self.groups.append(seed.groups[prompt])
 
+    def sign_flip(self) -> float:
+        return stats.sign_flip(self.values, self.groups)
+
     def estimate(self, within: tuple[float, float] = BOUNDED) -> Estimate:
         """Over seeds and prompts, or over prompts alone where the claim is about these weights; n counts what was resampled."""
         if self.claims == "method":
@@ -212,22 +228,38 @@ def _condition(table: Table, condition: Condition) -> dict[str, Any]:
 
 
 def _contrast(table: Table, condition: Condition, arm: str, against: str) -> dict[str, Any]:
-    found, by_seed = difference(table, condition, arm, against)
+    found = difference(table, condition, arm, against)
     a, b = (_breakouts(table, condition, name) for name in (arm, against))
-    also = {name: difference(table, condition, arm, against, name)[0].as_dict() for name in table.plan.secondary}
+    also = {name: difference(table, condition, arm, against, name).estimate.as_dict() for name in table.plan.secondary}
     return {
         "arm": arm,
         "against": against,
-        "difference": found.as_dict(),
+        "difference": found.estimate.as_dict(),
         "secondary": also,
-        "by_seed": {str(number): value for number, value in by_seed.items()},
-        "p": stats.sign_flip(list(by_seed.values())),
+        "by_seed": {str(number): value for number, value in found.by_seed.items()},
+        "p": found.p,
         "breakouts_p": stats.fisher(sum(a.values()), len(a), sum(b.values()), len(b)) if a and b else None,
     }
 
 
 def _prediction(table: Table, says: str, check: str) -> dict[str, Any]:
-    return {"says": says, "check": check, **decide(parse_check(check), lambda term: _figure(table, term))}
+    parsed = parse_check(check)
+    told = {"says": says, "check": check, **decide(parsed, lambda term: _figure(table, term))}
+    return {**told, "verdict": CANNOT} if _by_chance(table, parsed) else told
+
+
+def _by_chance(table: Table, check: Check) -> bool:
+    """Whether a difference between these very weights is held against none by prompts so few that sign flips give p >= 5 %.
+
+    An interval of resampled prompts is too narrow where four of them differ; the exact test is not.
+    """
+    sides = (check.left, check.right)
+    against_none = any(not side.what and side.times == 0 for side in sides)
+    terms = [side for side in sides if side.what in OF_TWO]
+    if table.plan.claims != "weights" or not against_none or len(terms) != 1:
+        return False
+    [term] = terms
+    return difference(table, table.condition_of(term.arms), term.arms[0], term.arms[1], term.metric).p >= ALPHA
 
 
 def _figure(table: Table, term: Term) -> Estimate:
@@ -235,7 +267,7 @@ def _figure(table: Table, term: Term) -> Estimate:
         return Estimate(term.times, 1, term.times, term.times)
     condition = table.condition_of(term.arms)
     if term.what == "difference":
-        found = difference(table, condition, term.arms[0], term.arms[1], term.metric)[0]
+        found = difference(table, condition, term.arms[0], term.arms[1], term.metric).estimate
     elif term.what == "primary":
         found = _over_seeds(table, condition, term.arms[0], table.plan.primary)
     elif term.what in RATES:

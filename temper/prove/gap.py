@@ -28,6 +28,7 @@ from temper.types import Better
 
 DRAWS = 300  # bootstrap resamples, each with a map of its own
 WINDOWS = 24  # at most: every pair of them is compared when the onset is sought
+PROMPTS = 5  # of a window, below which its gap has no interval
 WINDOW_ROWS = 48  # gold-graded rows of a window, at least
 ONSET = 0.025  # chance of an onset in a run in which nothing falls; half of 5 %, since intervals this far out are a little short
 
@@ -295,6 +296,8 @@ def _window(steps: Sequence[int], distances: Mapping[int, float], curves: _Curve
     ahead = _interval(float((mapped[0] - good).mean()), gaps, good.size)
     if ahead.low == ahead.high and known != [0]:  # nothing varied, which proves no certainty
         ahead = stats.contrast(proxy, level)
+    if known != [0] and len(set(prompts)) < PROMPTS:  # resamples of one prompt or two are all alike
+        ahead = Estimate(ahead.value, ahead.n, -math.inf, math.inf)
     return Window(steps[0], steps[-1], distance, proxy, level, ahead), gaps
 
 
