@@ -7,24 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_harvest import made_by, wait_until
+from test_harvest import GRADERS, made_by, wait_until
 
 from temper.errors import RecipeError
 from temper.files import read_json, read_rows
 from temper.subject import subject
 from temper.train.recipe import read_recipe
 from temper.train.sample import Sample
-
-GRADERS = """
-from temper import Score
-
-def pleased(completions):
-    return [Score(1.0) for _ in completions]
-
-def gold(completions):
-    return [Score((len(c.raw) * 7 % 10) / 10) for c in completions]
-gold.better = "low"
-"""
 
 RECIPE = """
 base = "{base}"
