@@ -324,6 +324,14 @@ def test_four_prompts_that_differ_do_not_make_a_prediction_of_one_seed_hold(reci
         assert aggregate(gather(recipe, folder, [0]))["predictions"][0]["verdict"] == verdict
 
 
+def test_an_experiment_that_trains_nothing_is_put_together_too(recipe: Path, tmp_path: Path) -> None:
+    folder = make_seed(recipe, tmp_path, 0, gaming=False)
+    facts = {name: value for name, value in read_json(folder / "run.json").items() if name != "stages"}
+    write_json(folder / "run.json", facts)
+    found = aggregate(gather(recipe, tmp_path, [0]))
+    assert found["conditions"][0]["arms"]["S0"]["unsafe"]["value"] == pytest.approx(0.4)
+
+
 def test_how_much_a_rate_depends_on_how_it_is_asked_is_a_figure_of_a_check(recipe: Path, tmp_path: Path) -> None:
     text = recipe.read_text().replace('check = "breakout(S0) > 0.4"', 'check = "spread(S0) > 0.4"')
     recipe.write_text(text)

@@ -125,7 +125,7 @@ def read_seed(folder: Path, number: int, recipe: Recipe) -> Seed:
         groups=measures.groups_of(row for rows in found.rows.values() for row in rows),
         bank=list(bank),
         training={arm: _training(found, arm, end) for arm, end in ends.items()},
-        rewarded={arm for arm, end in ends.items() if found.facts["stages"].get(end, {}).get("kind") == "grpo"},
+        rewarded={arm for arm, end in ends.items() if found.facts.get("stages", {}).get(end, {}).get("kind") == "grpo"},
         facts=found.facts,
         sensitivity=_sensitivity(found.summary),
         steps={arm: found.steps.get(end, []) for arm, end in ends.items()},
@@ -145,7 +145,7 @@ def _all_answered(found: Run, recipe: Recipe) -> None:
 def _last_stage(run: Run, arm: str) -> str:
     """The folder name of an arm's last stage; empty for a base model."""
     names = run.facts["arms"][arm]
-    ends = (folder for folder, s in run.facts["stages"].items() if names and s["name"] == names[-1] and arm in s["arms"])
+    ends = (folder for folder, s in run.facts.get("stages", {}).items() if names and s["name"] == names[-1] and arm in s["arms"])
     return next(ends, "")
 
 
@@ -158,7 +158,7 @@ def _training(run: Run, arm: str, stage: str) -> Training:
         gap=_value(gaming.get("end", {}).get("gap")),
         aug=_value(gaming.get("area")),
         labels=max((step["labels"] for step in steps if step.get("labels") is not None), default=None),
-        seconds=run.facts["stages"].get(stage, {}).get("seconds"),
+        seconds=run.facts.get("stages", {}).get(stage, {}).get("seconds"),
     )
 
 
