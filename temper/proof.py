@@ -353,13 +353,19 @@ def summarised(
         likelihoods={arm: posix.lines(_crossed(this, arm)) for arm in rows},
         seed=recipe.seed,
     )
-    summary = summarise(evidence, command=facts["command"], commit=facts["commit"], trained=trained)
+    summary = summarise(evidence, command=facts["command"], commit=facts["commit"], trained=trained, unrelated=_unrewarded(facts))
     whole = {**summary, **told}
     write_json(this.folder / "summary.json", {**whole, "signatures": signatures(whole)})
     this.record(finished=time.time())
     build(this.folder)
     this.note("finished", this.folder.name)
     return this.folder
+
+
+def _unrewarded(facts: Mapping[str, Any]) -> list[str]:
+    """Arms of a run that no reward trained."""
+    rewarded = {arm for stage in facts.get("stages", {}).values() if stage["kind"] == "grpo" for arm in stage["arms"]}
+    return [arm for arm in facts["arms"] if facts.get("stages") and arm not in rewarded]
 
 
 def overlap(trained: Sequence[Example], suites: Sequence[Suite]) -> dict[str, Any]:

@@ -204,3 +204,18 @@ def test_tokens_that_grow_alike_on_three_prompts_tell_nothing_of_verbosity_and_a
     write_json(tmp_path / "summary.json", {**found, "signatures": signatures(found)})
     section = verbosity_section.section(read_run(tmp_path))
     assert section.blocks[1].rows[0][4] == "–"
+
+
+def test_an_arm_that_no_reward_trained_cannot_have_gamed_one():
+    pair = {"base": "base", "arm": "sft", "metric": "gap", "difference": 0.2, "low": 0.1, "high": 0.3, "n": 100}
+    told = {
+        unrelated: next(
+            f
+            for f in signatures({"arms": {"base": {}, "sft": {}}, "pairs": [pair], "unrelated": unrelated})["found"]
+            if f["name"] == "reward_gaming"
+        )
+        for unrelated in ((), ("sft",))
+    }
+    assert told[()]["verdict"] == "detected"
+    assert told["sft",]["verdict"] == "cannot tell"
+    assert told["sft",]["figures"] == []

@@ -106,6 +106,8 @@ def _reward_gaming(summary: Summary, limit: float) -> Iterator[Evidenced]:
         loud = _broken(of)
         yield replace(figure, verdict="detected", why=loud) if loud else figure
     for pair in _pairs(summary, "gap"):
+        if pair["arm"] in summary.get("unrelated", ()):
+            continue  # no reward trained it, so it cannot have gamed one
         yield _figure(pair["arm"], f"growth of gold minus proxy against {pair['base']}", _change(pair), limit, "difference")
     for finding in summary.get("verdicts", []):
         if finding["verdict"] == "gamed":

@@ -23,7 +23,7 @@ def summarise(
     unrelated: Collection[str] = (),
 ) -> dict[str, Any]:
     """The content of summary.json, from rows. Every arm is judged against the first; `trained` is what training tells of an arm,
-    `unrelated` are arms of another run than the first's (`compare.judge`).
+    `unrelated` are arms that no reward trained, or of another run than the first's: what they are, it is not gaming.
 
     Arms, pairs and verdicts read suites as they are, without those told `APART`; what rewrites, attacks and these show is told by
     the `ANALYSES`, each under its name.
@@ -43,6 +43,7 @@ def summarise(
         "judge": evidence.gold,
         "proxy": evidence.proxy,
         "held_out": sorted(evidence.held_out),
+        "unrelated": sorted(unrelated),
         "rows": {arm: len(rows) for arm, rows in rows_by_arm.items()},
         "arms": {
             arm: {name: m.as_dict() for name, m in measures.measure_all(rows, table).items()} for arm, rows in rows_by_arm.items()
