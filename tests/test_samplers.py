@@ -523,7 +523,7 @@ def test_numbers_that_json_has_no_name_for_and_counts_that_are_none_are_unknown(
     stub.script = lambda body, count: (200, {}, (reply % '{"prompt_tokens": -5, "completion_tokens": 7}').encode())
     (came,) = stub.sampler()([OTHER])[0]
     assert came.facts["guard"] == {"verdicts": {"p": None, "q": [None, 0.5]}}
-    assert came.usage is not None and (came.usage.prompt_tokens, came.usage.completion_tokens) == (0, 7)
+    assert came.usage is None  # half a count is none
 
 
 def test_a_slow_request_does_not_hold_up_the_ones_behind_it(stub: Stub) -> None:
