@@ -214,9 +214,9 @@ def test_thousands_of_answers_a_second_are_graded_for_refusal() -> None:
     grade(batch[:8])
 
     def seconds() -> float:
-        start = time.process_time()
+        start = time.thread_time()
         grade(batch)
-        return time.process_time() - start
+        return time.thread_time() - start
 
     assert len(batch) / min(seconds() for _ in range(3)) > 5_000  # 13,000 on an idle core
 
@@ -377,9 +377,9 @@ def test_a_formula_is_not_graded_without_the_optional_package(monkeypatch: pytes
 
 
 def test_a_tower_of_powers_does_not_hang_the_grader() -> None:
-    start = time.process_time()
+    start = time.thread_time()
     assert one(Verify(), done("\\boxed{9^{9^{9^{9^{9}}}}}", target="x^2")).value == 0.0
-    assert time.process_time() - start < 2
+    assert time.thread_time() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -304,9 +304,9 @@ def test_a_hundred_kilobytes_take_time_in_proportion(kind: str) -> None:
         one = completion("harmful", text, thought=text)
         taken = []
         for _ in range(3):  # the least of three: a busy machine takes its time
-            started = time.process_time()
+            started = time.thread_time()
             flags(bank(), [one], SHIPPED)
-            taken.append(time.process_time() - started)
+            taken.append(time.thread_time() - started)
         return min(taken)
 
     seconds(1000)

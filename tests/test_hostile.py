@@ -172,9 +172,9 @@ def seconds(name: str, mass: str, length: int, *, tries: int = 1) -> float:
     completion = Completion(written(text).example, text, text, thought="closed", raw=f"<think>{text}</think>{text}")
     taken = []
     for _ in range(tries):
-        started = time.process_time()
+        started = time.thread_time()
         score = grader(name)([completion])[0]
-        taken.append(time.process_time() - started)
+        taken.append(time.thread_time() - started)
         assert proper(score)
     return min(taken)
 

@@ -140,10 +140,10 @@ def test_a_share_is_a_share_for_any_text(text: str, language: str) -> None:
 def test_fifty_thousand_words_a_second_are_counted_where_scripts_decide() -> None:
     text = f"{JAPANESE} {CHINESE} " * 40
     count_words(text, "ja")
-    start = time.process_time()
+    start = time.thread_time()
     count = count_words(text, "ja")
     assert count is not None
-    assert count.total / (time.process_time() - start) > 50_000
+    assert count.total / (time.thread_time() - start) > 50_000
 
 
 # --- spans ------------------------------------------------------------------------------------------------------------
@@ -251,9 +251,9 @@ def test_a_hostile_text_costs_time_in_proportion_to_its_length(unit: str) -> Non
 
     def seconds(size: int) -> float:
         text = unit * (size // len(unit))
-        start = time.process_time()
+        start = time.thread_time()
         spans(text, "en", exclude="a “b” 中 かな")
-        return time.process_time() - start
+        return time.thread_time() - start
 
     def best(size: int) -> float:
         return min(seconds(size) for _ in range(3))
@@ -451,9 +451,9 @@ def test_the_whole_grader_does_fifty_thousand_words_a_second() -> None:
     completions = [Completion(example, f"{ENGLISH} " * 20, f"{ENGLISH} {CHINESE} " * 20)] * 5
     LanguageConsistency()(completions)
     counts = [count_words(t, "en") for c in completions for t in (c.answer, c.reasoning)]
-    start = time.process_time()
+    start = time.thread_time()
     LanguageConsistency()(completions)
-    assert sum(c.total for c in counts if c) / (time.process_time() - start) > 50_000
+    assert sum(c.total for c in counts if c) / (time.thread_time() - start) > 50_000
 
 
 # --- the quick way ----------------------------------------------------------------------------------------------------
