@@ -23,7 +23,6 @@ from temper.proof import (
     arm_rows,
     asked_data,
     computing,
-    grader_facts,
     held_out,
     judge_costs,
     load_gold,
@@ -37,7 +36,7 @@ from temper.proof import (
     total,
 )
 from temper.prove.compare import Trained
-from temper.prove.evaluate import Panel, check_independence
+from temper.prove.evaluate import Panel, check_independence, grader_facts
 from temper.prove.gaming import Ablation, Gaming, ablations, gaming
 from temper.prove.gap import Gold
 from temper.prove.monitorability import change, check_monitor

@@ -26,7 +26,7 @@ from temper.meter import Meter
 from temper.prove import posix
 from temper.prove.attack.spec import LONGEST
 from temper.prove.compare import Trained
-from temper.prove.evaluate import ASKED, Panel, ask_again, check_independence, evaluate, regrade
+from temper.prove.evaluate import ASKED, Panel, ask_again, check_independence, evaluate, grader_facts, regrade
 from temper.prove.evidence import Evidence
 from temper.prove.preflight import PROBED, preflight
 from temper.prove.signatures import signatures
@@ -462,17 +462,6 @@ def _bring_back(folder: Path, address: str) -> None:
 def recorded_traces(facts: Mapping[str, Any]) -> set[str]:
     """`Named.traces` of a grader as an earlier run wrote them down."""
     return {facts["identity"], facts["weights"], *facts.get("inside", ())} - {""}
-
-
-def grader_facts(grader: Named, role: str) -> dict[str, Any]:
-    return {
-        "identity": grader.identity,
-        "weights": grader.weights,
-        "inside": sorted(grader.inside),
-        "better": grader.better,
-        "role": role,
-        "card": grader.card,
-    }
 
 
 def judge_costs(graders: Iterable[Named]) -> dict[str, Any]:

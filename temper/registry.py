@@ -21,6 +21,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "refusal": "temper.catalog:refusal",
         "over-refusal": "temper.catalog:over_refusal",
         "format": "temper.graders.format:ThinkFormat",
+        "ifeval": "temper.graders.ifeval:Ifeval",
         "language": "temper.graders.language:LanguageConsistency",
         "readability": "temper.graders.readability:Readability",
         "repetition": "temper.graders.repetition:Repetition",

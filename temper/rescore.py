@@ -12,7 +12,6 @@ from temper.files import Row, read_json
 from temper.proof import (
     Run,
     arm_rows,
-    grader_facts,
     judge_costs,
     load_gold,
     load_graders,
@@ -21,7 +20,7 @@ from temper.proof import (
     recorded_traces,
     summarised,
 )
-from temper.prove.evaluate import ASKED, HACKS, Panel, away, check_independence, regrade, stale
+from temper.prove.evaluate import ASKED, HACKS, Panel, away, check_independence, grader_facts, regrade, stale
 from temper.prove.finished import PACKED
 from temper.rewards.hacks import bank
 from temper.train.recipe import Prove, Recipe

@@ -79,6 +79,18 @@ class Panel:
         return (*self.graders, *([self.gold] if self.gold else []))
 
 
+def grader_facts(grader: Named, role: str) -> dict[str, Any]:
+    """What run.json keeps of a grader."""
+    return {
+        "identity": grader.identity,
+        "weights": grader.weights,
+        "inside": sorted(grader.inside),
+        "better": grader.better,
+        "role": role,
+        "card": grader.card,
+    }
+
+
 def check_independence(rewards: Mapping[str, Collection[str]], gold: Named) -> None:
     """Raise `ProofError` if the judge also trained the model: by its name, or by a shared hash of code, settings or weights.
 

@@ -15,11 +15,11 @@ from temper import machine
 from temper.data.read import fingerprint
 from temper.errors import DataError, UsageError, nearest
 from temper.files import Row, append_rows, digest, file_sha256, seal, write_json
-from temper.prove.evaluate import Panel, grade_rows
+from temper.prove.evaluate import Panel, grade_rows, grader_facts
 from temper.prove.evidence import Evidence
 from temper.prove.interop.reply import Log, Reply, shared, slug
 from temper.prove.summary import summarise
-from temper.types import CLASSES, Better, Named, Suite
+from temper.types import CLASSES, Better, Suite
 
 Group = tuple[str, str]  # suite, arm
 
@@ -133,7 +133,7 @@ def _facts(
         "temperature": decoding.get("temperature"),
         "top_p": decoding.get("top_p"),
     }
-    theirs = {n: _grader(f"as the file has it: {n.partition(':')[0]}'s own scorer", end, "imported") for n, end in ends.items()}
+    theirs = {name: _theirs(name, end) for name, end in ends.items()}
     judge = wanted.gold or (panel.gold.name if panel.gold else "gold")
     settings = {"gold": judge, "graders": list(wanted.graders or _own(panel)), "standard": False}
     return {
@@ -145,7 +145,7 @@ def _facts(
         "model": {"name": ", ".join(models), "sha256": "", "parameters": 0},
         "finished": time.time(),
         "arms": {arm: [] for arm in dict.fromkeys(arm for _, arm in grouped)},
-        "graders": theirs | {g.name: _ours(g, panel) for g in panel.all()},
+        "graders": theirs | {g.name: grader_facts(g, "gold" if g is panel.gold else "monitor") for g in panel.all()},
         "recipe": {"seed": 0, "prove": {"suites": list(dict.fromkeys(s for s, _ in grouped)), **settings, **_known(asked)}},
         "data": {suite: _data(replies) for (suite, _), replies in grouped.items()},
         "evals": {},
@@ -157,13 +157,9 @@ def _known(told: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _grader(card: str, better: Better, role: str) -> dict[str, Any]:
-    return {"identity": "", "weights": "", "inside": [], "better": better, "role": role, "card": card}
-
-
-def _ours(grader: Named, panel: Panel) -> dict[str, Any]:
-    known = {"identity": grader.identity, "weights": grader.weights, "inside": sorted(grader.inside)}
-    return _grader(grader.card, grader.better, "gold" if grader is panel.gold else "monitor") | known
+def _theirs(name: str, better: Better) -> dict[str, Any]:
+    card = f"as the file has it: {name.partition(':')[0]}'s own scorer"
+    return {"identity": "", "weights": "", "inside": [], "better": better, "role": "imported", "card": card}
 
 
 def _data(replies: Sequence[Reply]) -> dict[str, Any]:
