@@ -49,7 +49,7 @@ def rate(values: ArrayLike, weights: ArrayLike | None = None, clusters: Names | 
     x, w, ids = _arrays(values, weights, clusters)
     if not x.size:
         return UNKNOWN
-    p = float(w @ x / w.sum())
+    p = _unit(float(w @ x / w.sum()))  # ones weighted by 1/3 can sum to a bit more than their weights
     equal, groups = bool(np.ptp(w) == 0), int(ids.max()) + 1
     if equal and groups == x.size and bool(np.isin(x, (0.0, 1.0)).all()):
         return Rate(p, x.size, float(x.size))
@@ -57,7 +57,7 @@ def rate(values: ArrayLike, weights: ArrayLike | None = None, clusters: Names | 
     spread = _clustered_variance(w * (x - p) / w.sum(), ids) if np.ptp(x) > 0 else 0.0
     mass = np.bincount(ids, weights=w)
     known = p * (1 - p) / spread if spread > 0 else float(mass.sum() ** 2 / (mass**2).sum())
-    return Rate(min(1.0, max(0.0, p)), x.size, known * _student(groups - 1))
+    return Rate(p, x.size, known * _student(groups - 1))
 
 
 @dataclass(frozen=True, slots=True)

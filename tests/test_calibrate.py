@@ -60,6 +60,14 @@ def test_values_that_all_agree_never_read_as_certain_whatever_their_weights():
     assert found.value == pytest.approx(1.0) and found.low < 0.6
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.7, 1.1, 3.3])
+def test_rounding_of_weights_makes_no_rate_above_one(weight):
+    for n in range(2, 30):  # eight times 0.7 against their sum is 1.0000000000000002
+        known = judge_error.rate(np.ones(n), np.full(n, weight))
+        assert known.value == 1
+        assert Errors(known, known).youden.high <= 1
+
+
 def test_sensitivity_and_specificity_are_those_of_the_two_by_two_table():
     flags, truth = [1] * 8 + [0] * 2 + [1] * 3 + [0] * 17, [1] * 10 + [0] * 20
     found = judge_error.errors(flags, truth)

@@ -310,7 +310,8 @@ def test_a_hundred_kilobytes_take_time_in_proportion(kind: str) -> None:
         return min(taken)
 
     seconds(1000)
-    assert seconds(100_000) < 10 * max(seconds(25_000), 0.02)
+    # eightfold text: linear work takes 8 to 11 times as long (20 where caches are small), quadratic work 64 times
+    assert seconds(100_000) < 32 * max(seconds(12_500), 0.01)
 
 
 def test_the_cold_start_is_flagged_by_no_entry_more_often_than_two_in_a_hundred() -> None:
