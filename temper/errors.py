@@ -3,11 +3,13 @@
 TemperError
 ├── UsageError            the request is wrong; exit code 2
 │   ├── RecipeError       a recipe key, type or reference
+│   ├── PolicyError       a key, rule or filter of the gateway's policy
 │   ├── DataError         a file, row, label or schema
 │   └── UnknownName       no grader, suite, model or stage of that name
 └── RunError              the request was fine and the work failed; exit code 1
     ├── ModelError        a model that cannot be fetched, verified or used
     ├── TrainError        training diverged or ran out of a resource
+    ├── GuardError        a filter that failed, or did not fire on what was planted
     ├── ProofError        a proof that would not be one (for example a judge that also was a reward)
     └── StorageError      a file that cannot be written or is damaged
 """
@@ -30,6 +32,10 @@ class RecipeError(UsageError):
     pass
 
 
+class PolicyError(UsageError):
+    pass
+
+
 class DataError(UsageError):
     pass
 
@@ -47,6 +53,10 @@ class ModelError(RunError):
 
 
 class TrainError(RunError):
+    pass
+
+
+class GuardError(RunError):
     pass
 
 

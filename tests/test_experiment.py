@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from temper import stats
 from temper.cli import app
+from temper.config import build
 from temper.errors import RecipeError, StorageError, UnknownName, UsageError
 from temper.experiment import seeds as driver
 from temper.experiment.aggregate import aggregate, decide, gather, value_rows
@@ -26,7 +27,7 @@ from temper.prove import metrics as measures
 from temper.report import charts
 from temper.stats import Estimate
 from temper.train.planned import RATES, Experiment, Term, check_experiment, parse_check
-from temper.train.recipe import build, parse_recipe
+from temper.train.recipe import parse_recipe
 
 ROOT = Path(__file__).parent.parent
 PLAN = """

@@ -6,10 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import temper
 from temper import registry
+from temper.config import build, known_keys
 from temper.errors import RecipeError, UnknownName, nearest
 from temper.train.harvest import MADE, Harvest
 from temper.train.planned import Experiment, check_experiment
@@ -143,7 +144,7 @@ def read_recipe(path: Path) -> Recipe:
 def parse_recipe(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Check a recipe given as a table, in the shape that TOML gives."""
     top = {"base", "seed", "chat_template", "stage", "arms", "prove", "experiment"}
-    _known_keys(table, top, where)
+    known_keys(table, top, where)
     if "base" not in table:
         raise RecipeError(f'{where}: no `base`; wanted a model, for example base = "smollm2-135m"')
     stages = tuple(_stage(row, f"{where}: stage {i}") for i, row in enumerate(_tables(table, "stage", where), 1))
@@ -163,30 +164,6 @@ def parse_recipe(table: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     planned = build(Experiment, table.get("experiment", {}), f"{where}: experiment")
     check_experiment(planned, arms, prove.suites, f"{where}: experiment")
     return Recipe(stages=stages, arms=arms, prove=prove, experiment=planned, **recipe)
-
-
-def build(kind: type[Any], row: Mapping[str, Any], where: str) -> Any:
-    """A frozen dataclass from a table; unknown keys name their nearest neighbour, and types are checked. Raises `RecipeError`."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-
-    if not isinstance(row, Mapping):
-        raise RecipeError(f"{where}: is a {type(row).__name__}; wanted a table of keys")
-    _known_keys(row, {f.name for f in dataclasses.fields(kind)}, where)
-    row = {key: _nested(kind, key, value, where) for key, value in row.items()}
-    try:
-        checked = with_config(ConfigDict(strict=False, extra="forbid", allow_inf_nan=False))(kind)
-        return TypeAdapter(checked).validate_python({k: _no_bool_as_number(kind, k, v, where) for k, v in row.items()})
-    except ValidationError as error:
-        raise RecipeError(f"{where}: {_complaint(error.errors()[0])}") from None
-
-
-def _complaint(first: Mapping[str, Any]) -> str:
-    """What one of pydantic's findings says to a person who writes TOML."""
-    place = ".".join(str(p) for p in first["loc"])
-    if first["type"].startswith("missing"):
-        return f"no `{place}`"
-    wanted = "wanted a list" if first["type"] == "tuple_type" else first["msg"].lower()
-    return f"{place} = {first.get('input')!r}: {wanted}"
 
 
 def _stage(row: Mapping[str, Any], where: str) -> StageSpec:
@@ -274,12 +251,6 @@ def _tables(table: Mapping[str, Any], key: str, where: str) -> list[Mapping[str,
     return rows
 
 
-def _known_keys(row: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in row:
-        if key not in known:
-            raise RecipeError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
-
-
 def _kinds(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
 
@@ -288,23 +259,3 @@ def _unique(names: list[str], where: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"{where}: two stages are called {name!r}; give one of them a `name`")
-
-
-def _nested(kind: type[Any], key: str, value: Any, where: str) -> Any:
-    """A table inside the table, built as the dataclass that its key declares, so that its unknown keys are named too."""
-    declared = next(f.type for f in dataclasses.fields(kind) if f.name == key)
-    inner = next((t for t in (declared, *get_args(declared)) if dataclasses.is_dataclass(t)), None)
-    if inner is None:
-        return value
-    if get_origin(declared) is tuple and isinstance(value, Mapping):
-        raise RecipeError(f"{where}: `{key}` is one table; write [[{where.rpartition(': ')[2]}.{key}]], once for each")
-    if get_origin(declared) is tuple and isinstance(value, list):
-        return tuple(build(inner, row, f"{where}: {key} {i}") for i, row in enumerate(value, 1))  # type: ignore[arg-type]
-    return build(inner, value, f"{where}: {key}")  # type: ignore[arg-type]
-
-
-def _no_bool_as_number(kind: type[Any], key: str, value: Any, where: str) -> Any:
-    declared = {f.name: f.type for f in dataclasses.fields(kind)}[key]
-    if isinstance(value, bool) and declared in (int, float):
-        raise RecipeError(f"{where}: {key} = {str(value).lower()}; wanted a number")
-    return value
