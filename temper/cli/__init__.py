@@ -15,8 +15,12 @@ from temper.cli import (
     gate,
     graders,
     hacks,
+    holds,
     interop,
+    keys,
+    loop,
     mine,
+    people,
     plan,
     probe,
     prove,
@@ -24,6 +28,7 @@ from temper.cli import (
     report,
     rescore,
     run,
+    serve,
     suites,
 )
 from temper.errors import TemperError
@@ -61,6 +66,11 @@ hacks.app.command()(mine.accept)
 app.add_typer(hacks.app, name="hacks")
 app.add_typer(audit.app, name="audit")
 app.add_typer(suites.app, name="suites")
+app.command()(serve.serve)
+app.add_typer(keys.app, name="keys")
+app.add_typer(people.app, name="people")
+app.add_typer(holds.app, name="holds")
+app.add_typer(loop.app, name="loop")
 app.command()(doctor.doctor)
 
 

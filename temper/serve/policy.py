@@ -6,7 +6,7 @@ A policy starts from a shipped profile (`profile = "chat"`), whose tables it ove
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from temper.serve.verdict import ACTIONS, Action, Channel, Filter, Mode
 PROFILES = Path(__file__).parent / "policies"
 DEFAULT = "chat"
 Treat = Literal["filter", "hide", "summarise", "drop"]
-_COMMON = ("kind", "channels", "action", "on_error", "reason", "shadow", "enabled")
+Check = Literal["ambiguous", "few-shot", "no-language", "no-format", "system-prompt", "temperature"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +62,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lint:
-    """What is done about prompts that R1's authors advise against: nothing, a warning, a rewriting on request, a refusal."""
+    """What is done about prompts that R1's authors advise against: nothing, a warning, a rewriting, a refusal. A request may ask
+    for a rewriting unless `mode` is "off". With `reasoning_model` the checks for R1-type models run too (`lint.py`).
+    """
 
     mode: Literal["off", "warn", "rewrite", "refuse"] = "warn"
-    checks: tuple[str, ...] = ("ambiguous", "few-shot", "no-language", "no-format")
+    checks: tuple[Check, ...] = ("ambiguous", "few-shot", "no-language", "no-format")
     reasoning_model: bool = True
 
 
@@ -161,7 +163,23 @@ SECTIONS: Mapping[str, type[Any]] = {
     "limits": Limits,
     "audit": Sampled,
 }
-_PLAIN = ("name", "profile", "thinks", "logprobs")
+_PLAIN = ("name", "thinks", "logprobs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Common:
+    """The keys that every filter's table may have; the others are the filter's own."""
+
+    kind: str = ""
+    channels: tuple[str, ...] | None = None
+    action: str = ""
+    on_error: str = "block"
+    reason: str = ""
+    shadow: bool = False
+    enabled: bool = True
+
+
+_COMMON = tuple(f.name for f in fields(_Common))
 
 
 def shipped() -> dict[str, Path]:
@@ -191,10 +209,10 @@ def parse_policy(text: str, *, where: str = "policy", name: str = "policy") -> P
         raise PolicyError(f"{where}: not TOML: {error}") from None
     table = _resolved(table, where, ())
     known_keys(table, (*_PLAIN, *SECTIONS, "channels", "filters", "rules"), where, PolicyError)
-    plain = build(_Plain, {k: table[k] for k in _PLAIN if k in table and k not in ("name", "profile")}, where, PolicyError)
+    plain = build(_Plain, {k: table[k] for k in _PLAIN if k in table}, where, PolicyError)
     sections = {key: build(kind, table.get(key, {}), f"{where}: {key}", PolicyError) for key, kind in SECTIONS.items()}
     return Policy(
-        name=str(table.get("name", name)),
+        name=plain.name or name,
         version=digest(table)[:12],
         filters=_filters(table, where),
         channels=_channels(table.get("channels", {}), where),
@@ -207,6 +225,7 @@ def parse_policy(text: str, *, where: str = "policy", name: str = "policy") -> P
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plain:
+    name: str = ""
     thinks: Literal["auto", "yes", "no"] = "auto"
     logprobs: bool = False
 
@@ -217,12 +236,16 @@ def _resolved(table: Mapping[str, Any], where: str, seen: tuple[str, ...]) -> di
     own = {k: v for k, v in table.items() if k != "profile"}
     if not profile:
         return own
+    if not isinstance(profile, str):
+        raise PolicyError(f"{where}: profile = {profile!r}; wanted one of {', '.join(shipped())}")
     if profile in seen:
         raise PolicyError(f"{where}: profile = {profile!r} leads back to itself ({' -> '.join((*seen, profile))})")
     if profile not in shipped():
         raise PolicyError(f"{where}: profile = {profile!r} is none; {nearest(str(profile), shipped())}")
     below = tomllib.loads(shipped()[profile].read_text(encoding="utf-8"))
-    return _over(_resolved(below, f"{where}: profile {profile}", (*seen, profile)), own)
+    below = _resolved(below, f"{where}: profile {profile}", (*seen, profile))
+    # a policy on top of a profile is another policy: it is not called what the profile is called
+    return _over({k: v for k, v in below.items() if k != "name"}, own)
 
 
 def _over(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,38 +273,49 @@ def _channels(table: Any, where: str) -> dict[Channel, ChannelPolicy]:
 
 
 def _filters(table: Mapping[str, Any], where: str) -> tuple[Setting, ...]:
-    rows = dict(table.get("filters", {}))
+    given = table.get("filters", {})
+    if not isinstance(given, Mapping) or not all(isinstance(row, Mapping) for row in given.values()):
+        raise PolicyError(f"{where}: filters: wanted tables, as in [filters.harm]")
+    rows = dict(given)
     if "rules" in table:
         if not isinstance(table["rules"], list):
             raise PolicyError(f"{where}: rules are written as [[rules]], once for each")
         rows["rules"] = {**rows.get("rules", {}), "rules": table["rules"]}
-    return tuple(_setting(name, row, f"{where}: filters.{name}") for name, row in rows.items() if row.get("enabled", True))
+    made = (_setting(name, row, f"{where}: filters.{name}") for name, row in rows.items())
+    return tuple(setting for setting in made if setting is not None)
 
 
-def _setting(name: str, row: Mapping[str, Any], where: str) -> Setting:
-    kind = str(row.get("kind", name))
+def _setting(name: str, row: Mapping[str, Any], where: str) -> Setting | None:
+    """One filter, None for one that is switched off."""
+    common = build(_Common, {k: v for k, v in row.items() if k in _COMMON}, where, PolicyError)
+    if not common.enabled:
+        return None
+    kind = common.kind or name
     try:
         found = registry.find("filter", kind)
     except UnknownName as error:
         raise PolicyError(f"{where}: {error}") from None
-    made: Filter = build(found, {k: v for k, v in row.items() if k not in _COMMON}, where, PolicyError)
-    on_error = _action(row.get("on_error", "block"), f"{where}: on_error", ("block", "review", "allow"))
-    reason = str(row.get("reason", ""))
-    if on_error is Action.ALLOW and not reason.strip():
+    try:
+        made: Filter = build(found, {k: v for k, v in row.items() if k not in _COMMON}, where, PolicyError)
+    except PolicyError as error:
+        # what a filter says of its own settings does not know where they stand
+        raise PolicyError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    on_error = _action(common.on_error, f"{where}: on_error", ("block", "review", "allow"))
+    if on_error is Action.ALLOW and not common.reason.strip():
         raise PolicyError(f'{where}: on_error = "allow" lets text pass unread when the filter fails; give a `reason`')
     known = [str(c) for c in Channel]
-    for channel in row.get("channels", ()):
+    for channel in common.channels or ():
         if channel not in known:
-            raise PolicyError(f"{where}: channels: {channel!r}; {nearest(str(channel), known)}")
+            raise PolicyError(f"{where}: channels: {channel!r}; {nearest(channel, known)}")
     return Setting(
         name=name,
         kind=kind,
         filter=made,
-        channels=tuple(Channel(c) for c in row["channels"]) if "channels" in row else made.default_channels,
-        action=_action(row["action"], f"{where}: action", tuple(ACTIONS)) if "action" in row else made.default_action,
+        channels=made.default_channels if common.channels is None else tuple(Channel(c) for c in common.channels),
+        action=_action(common.action, f"{where}: action", tuple(ACTIONS)) if common.action else made.default_action,
         on_error=on_error,
-        reason=reason,
-        shadow=bool(row.get("shadow", False)),
+        reason=common.reason,
+        shadow=common.shadow,
     )
 
 

@@ -92,7 +92,7 @@ class Finding:
     action: Action | None = None
     start: int = 0
     end: int = 0
-    replacement: str = ""
+    replacement: str = "[removed]"
     score: float | None = None
     why: str = ""
     shadow: bool = False
@@ -135,8 +135,8 @@ class Filter(Protocol):
     Findings that touch the end of a view that is not final may still be undone by what follows; the guard waits with them.
     """
 
-    name: str
-
+    @property
+    def name(self) -> str: ...
     @property
     def pace(self) -> Pace: ...
     @property
