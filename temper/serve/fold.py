@@ -87,6 +87,7 @@ def fold(raw: str, *, escapes: bool = False) -> Folded:
 
 def back(text: str, place: int, reach: int, *, escapes: bool = False) -> int:
     """A raw place at least `reach` folded characters before `place`, or 0, from which the text can be folded by itself."""
+    place = boundary(text, place, escapes=escapes)
     step = reach
     while (start := boundary(text, place - step, escapes=escapes)) > 0:
         if len(fold(text[start:place], escapes=escapes).text) >= reach:
