@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -276,7 +277,7 @@ def test_nothing_is_released_beyond_the_last_sentence_that_was_judged() -> None:
     first = "A sentence that is done. " * 4
     out = go(release, *pieces(C, first + "a long one without an end " * 8), end=False)
     assert texts(out) == first.rstrip() + " " and seen[0][0] == 0
-    assert all(a[0] + len(a[1]) <= b[0] + len(b[1]) for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a[0] + len(a[1]) <= b[0] + len(b[1]) for a, b in pairwise(seen))
     assert go(release, *pieces(C, "and a secret. More follows here. " * 4)) == []
     assert release.stopped is Action.BLOCK
 
