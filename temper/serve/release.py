@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from temper.serve.fold import boundary, fold
-from temper.serve.guard import ALL, REMOVED, Guard, redacted
-from temper.serve.policy import Setting, Treat
+from temper.serve.guard import ALL, REMOVED, Guard, applies, redacted
+from temper.serve.policy import Treat
 from temper.serve.pool import Pool
 from temper.serve.think import Thoughts
 from temper.serve.verdict import Action, Channel, Finding, Pace, Turn, Verdict, View
@@ -288,7 +288,7 @@ class Release:
         if channel not in self._plans:
             policy, settings = self._guard.policy.channels[channel], self._guard.of[channel]
             paces = {s.filter.pace for s in settings}
-            whole = any(_ends(s, self._turn) for s in settings)
+            whole = any(s.filter.pace == "final" and not s.shadow and applies(s, self._turn) for s in settings)
             self._plans[channel] = _Plan(
                 treat=policy.policy,
                 paces=tuple(p for p in _ONE if p in paces),
@@ -542,16 +542,6 @@ class Release:
         what = "thought about this in" if b.place.channel is Channel.REASONING else "answered in"
         count = len(b.text.split())
         return Delta(b.place.choice, b.place.channel, f"The model {what} {count} word{'s' * (count != 1)}, which are not shown.")
-
-
-def _ends(setting: Setting, turn: Turn) -> bool:
-    """Whether a filter reads only whole answers, so that none of this one may be released before. A filter may have a method
-    `applies(turn)` that says whether it will read this one at all.
-    """
-    if setting.shadow or setting.filter.pace != "final":
-        return False
-    applies: Callable[[Turn], bool] | None = getattr(setting.filter, "applies", None)
-    return applies is None or applies(turn)
 
 
 def _sentence_end(text: str, begin: int) -> int:
