@@ -160,6 +160,7 @@ class Release:
         self._buffers: dict[Place, _Buffer] = {}
         self._plans: dict[Channel, _Plan] = {}
         self._splitters: dict[int, Thoughts] = {}
+        self._told: set[int] = set()
         self._raw: dict[int, list[str]] = {}
         self._halves: dict[Place, str] = {}
         self._found: dict[tuple[Place, str, str, int, int], Finding] = {}
@@ -217,9 +218,8 @@ class Release:
         elif delta.channel is Channel.TOOL_ARGS:
             self._called(delta, text)
         elif text:
-            self._split(delta.choice)
-            for channel, piece in self._splitter(delta.choice).known():
-                self._add(delta.choice, channel, None, piece)
+            if delta.choice not in self._told:
+                self._known(delta.choice)
             self._add(delta.choice, Channel.REASONING, None, text)
         return self._unscanned > 0 and self.stopped is None and self._ticked(delta.channel, text)
 
@@ -233,6 +233,13 @@ class Release:
         if self.due is None:
             self.due = now + SCAN_S
         return now >= self.due
+
+    def _known(self, choice: int) -> None:
+        """The server tells thoughts by a field of their own: what comes as content is content."""
+        self._told.add(choice)
+        self._split(choice)
+        for channel, piece in self._splitter(choice).known():
+            self._add(choice, channel, None, piece)
 
     def _split(self, choice: int) -> None:
         """Tell apart the thoughts and the answer in what came as content."""
