@@ -102,7 +102,10 @@ def test_long_words_count_by_their_characters():
         "Kraftfahrzeughaftpflichtversicherungspolice Betäubungsmittelverschreibungsverordnung Grundstücksverkehrsgenehmigung Ende Aus"
     )
     assert found(system, system=system)
-    assert any(f.rule == "words" for f in found(" ".join(system.split()[:5]), system=system + " and several other words that follow it here"))
+    assert any(
+        f.rule == "words"
+        for f in found(" ".join(system.split()[:5]), system=system + " and several other words that follow it here")
+    )
 
 
 @pytest.mark.parametrize("options", [{"words": 4}, {"least": 2}, {"least": 40}, {"tokens": ("abc",)}])
