@@ -98,8 +98,8 @@ def test_a_leak_is_seen_before_more_of_it_than_the_reach_has_come(step, told):
 
 
 def test_long_words_count_by_their_characters():
-    system = "Donaudampfschifffahrtsgesellschaftskapitän Rindfleischetikettierungsüberwachungsaufgabe " * 1 + (
-        "Kraftfahrzeughaftpflichtversicherungspolice Betäubungsmittelverschreibungsverordnung Grundstücksverkehrsgenehmigung Ende Aus"
+    system = "Donaudampfschifffahrtsgesellschaftskapitän Rindfleischetikettierungsüberwachungsaufgabe" + (
+        " Kraftfahrzeughaftpflichtversicherungspolice Betäubungsmittelverschreibungsverordnung Grundstücksverkehrsgenehmigung Aus"
     )
     assert found(system, system=system)
     assert any(

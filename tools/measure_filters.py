@@ -2,9 +2,9 @@
 
     python tools/measure_filters.py DATA [--split dev] [-v]
 
-DATA is the folder with prompts.jsonl.gz, sft.jsonl.gz, reasoning.jsonl.gz, langtext.jsonl.gz and responses.jsonl.gz. Prints, for
-the injection filter, recall on each source of attacks and false alarms on each source of ordinary requests; for every other filter
-false alarms on ordinary texts; all with Wilson intervals; and the CPU time of each filter per 1,200 clean characters, whole and
+DATA is the folder with prompts.jsonl.gz, sft.jsonl.gz, reasoning.jsonl.gz, langtext.jsonl.gz and responses.jsonl.gz. Prints,
+for the injection filter, recall on each source of attacks and false alarms on each source of ordinary requests; for every other
+filter false alarms on ordinary texts; all with Wilson intervals; and the CPU time of each filter per 1,200 clean characters, whole and
 streamed in 128s. With -v the ids of the texts in question.
 """
 
@@ -109,12 +109,15 @@ def report(filter: Filter, texts: list[Text], verbose: bool) -> None:
 
 def line(kind: str, source: str, found: list[bool]) -> None:
     p = proportion(sum(found), len(found))
-    print(f"| {kind}: {source} | {len(found)} | {sum(found)} ({100 * sum(found) / len(found):.2f} %) | {100 * p.low:.2f} to {100 * p.high:.2f} % |")
+    shown = [f"{100 * x:.2f}" for x in (p.value, p.low, p.high)]
+    print(f"| {kind}: {source} | {len(found)} | {sum(found)} ({shown[0]} %) | {shown[1]} to {shown[2]} % |")
 
 
 def whole(text: str, *filters: Filter, times: int = 50) -> float:
     turn = canary_turn(system=SYSTEM)
-    return timed([View(Channel.CONTENT, text[i : i + 1200], turn) for i in range(0, len(text), 1200)], filters, times) / (len(text) / 1200)
+    return timed([View(Channel.CONTENT, text[i : i + 1200], turn) for i in range(0, len(text), 1200)], filters, times) / (
+        len(text) / 1200
+    )
 
 
 def streamed(text: str, *filters: Filter, times: int = 20) -> float:

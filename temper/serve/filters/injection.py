@@ -30,7 +30,8 @@ _ROLE = re2.compile(r"(?:^|[\s>])(?:user|human|assistant|ai|bot|q|a|frage|antwor
 _MANY = 10
 """Turns of a dialogue in one message that make it a many-shot prompt."""
 _ODD = re2.compile(
-    r"[a-z][A-Z][a-z]{2}|[a-z][.?!,;]?[\])}*\\|]+[(\[{*]{0,2}[A-Za-z]|\\[!+\- ]|[a-z]\(\S{0,12}\s|\s[\])}|;]+\s|\*\*[A-Z]|[!?=`]\s?[!=`]"
+    r"[a-z][A-Z][a-z]{2}|[a-z][.?!,;]?[\])}*\\|]+[(\[{*]{0,2}[A-Za-z]|\\[!+\- ]|[a-z]\(\S{0,12}\s|\s[\])}|;]+\s|\*\*[A-Z]"
+    r"|[!?=`]\s?[!=`]"
 )
 _SUFFIX = 160
 _STRANGE = 4

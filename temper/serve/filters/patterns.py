@@ -42,7 +42,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The end of a view, folded: what is new from `fresh` on, and before it what was asked for. `at` is where it lies in the raw text."""
+    """The end of a view, folded: new from `fresh` on, before that what was asked for. `at` is where it lies in the raw text."""
 
     folded: Folded
     at: int
@@ -155,19 +155,19 @@ def cased(raw: str) -> str:
 
 
 def folded_pattern(pattern: str) -> str:
-    """A pattern as it has to be written for folded text: other scripts folded, and a run of white space as the one that is left."""
+    """A pattern as it is written for folded text: other scripts folded, a run of white space as the one that is left."""
     pattern = _SPACES.sub(lambda m: m[1] + (r"\s?" if "*" in m[0] else r"\s"), pattern)
     return "".join(c if c.isascii() else _literal(c) for c in unicodedata.normalize("NFC", pattern))
 
 
 def _literal(char: str) -> str:
     kept = fold(char).text
-    return re2.escape(kept) if kept.isascii() else kept
+    return str(re2.escape(kept)) if kept.isascii() else kept
 
 
 def literal(phrase: str) -> str:
     """A phrase as a pattern for folded text."""
-    return re2.escape(fold(phrase).text.strip())
+    return str(re2.escape(fold(phrase).text.strip()))
 
 
 def width(pattern: str) -> tuple[int, int | None]:

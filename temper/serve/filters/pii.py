@@ -65,7 +65,7 @@ KINDS = (
     Kind("ip", r"\b[0-9a-f]{1,4}(?::{1,2}[0-9a-f]{1,4}){3,7}\b"),
 )
 _DEFAULT = tuple(dict.fromkeys(k.id for k in KINDS if k.id != "ip"))
-_FILES = frozenset("png jpg jpeg gif svg webp ico js ts css json html htm md txt py yml yaml toml pdf zip exe dll".split())
+_FILES = frozenset("png jpg jpeg gif svg webp ico js ts css json html htm md txt py yml yaml toml pdf zip exe dll".split())  # noqa: SIM905  a list of words reads better
 _NOBODY = re.compile(r"(?:git|no-?reply|do-?not-?reply)@")
 _OTHER = re.compile(
     r"\b(?:order|invoice|tracking|ticket|case|sku|isbn|issn|serial|part|build|batch|commit|hash|account id|arn)\b[^.!?]{0,16}$"

@@ -187,9 +187,11 @@ def _may_begin(text: str) -> bool:
 
 def _blocks(view: View) -> Iterator[tuple[int, int]]:
     """Private key blocks, header to end; one without an end goes to the end of the text, `BLOCK` characters at most."""
-    at = max(view.fresh - BLOCK - _HEADER_REACH, 0)
-    if not _may_begin(view.text[at:] if at else view.text):
+    near = max(view.fresh - _HEADER_REACH, 0)
+    at = view.text.find("PRIVATE KEY", max(view.fresh - BLOCK, 0), view.fresh)  # a block that may be open already
+    if at < 0 and not _may_begin(view.text[near:] if near else view.text):
         return
+    at = max(min(at if at >= 0 else near, near) - _HEADER_REACH, 0)
     at = boundary(view.text, at, escapes=view.channel is Channel.TOOL_ARGS)
     folded = fold(view.text[at:], escapes=view.channel is Channel.TOOL_ARGS)
     text = well_formed(folded.text)
