@@ -38,7 +38,7 @@ def gate(turn: Turn, model: str, settings: Agentic) -> Finding | None:
         return None
     cleared = "only the models that the policy clears for it may" if settings.cleared else "the policy clears no model for it"
     why = (
-        f"the request gives tools to a model ({len(turn.tools)} in all), which is agentic use: the model was not tested for acting"
+        f"the request gives tools to a model ({len(turn.tools)} in all), which is agentic use: it was not tested for acting"
         f" by itself, and {cleared}. Ask without tools, or have the model cleared"
     )
     return Finding("agentic", "not-cleared", "agentic", ACTIONS[settings.action], why=why)
