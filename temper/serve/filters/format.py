@@ -28,7 +28,9 @@ MOST_REGEX = 1_000_000
 """Bytes of a compiled pattern; the engine is Rust's `regex`, linear in the text: look-arounds and back-references are refused."""
 REFUSED = frozenset({"$dynamicRef", "$recursiveRef", "$vocabulary", "unevaluatedProperties", "unevaluatedItems"})
 """Keywords whose cost has no bound that we know of."""
-_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref")
+_IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref"})
+_TABLES = frozenset({"dependentSchemas", "dependencies"})
+_ITEMS = frozenset({"items", "contains", "additionalItems"})
 _SHOWN = 80
 
 
@@ -195,24 +197,23 @@ def _work(root: Mapping[str, Any], node: Any, value: Any, known: dict[tuple[int,
 
 
 def _visits(root: Mapping[str, Any], node: Mapping[str, Any], value: Any) -> Iterator[tuple[Any, Any]]:
-    for keyword in _IN_PLACE:
-        held = node.get(keyword)
-        if keyword == "$ref":
-            held = _resolved(root, held)
+    """The schemas within a schema, each with the value it is put to: the same one, or a part of it."""
+    for keyword in _IN_PLACE & node.keys():
+        held = _resolved(root, node[keyword]) if keyword == "$ref" else node[keyword]
         yield from ((inner, value) for inner in (held if isinstance(held, list) else [held]))
-    for name in ("dependentSchemas", "dependencies"):
-        yield from ((inner, value) for inner in _table(node, name).values())
+    for keyword in _TABLES & node.keys():
+        yield from ((inner, value) for inner in _table(node, keyword).values())
     if isinstance(value, Mapping):
+        known = _table(node, "properties")
+        others = [node["additionalProperties"]] if "additionalProperties" in node else []
+        others += _table(node, "patternProperties").values()
         for key, part in value.items():
-            yield _table(node, "properties").get(key), part
-            yield node.get("additionalProperties"), part
-            yield from ((inner, part) for inner in _table(node, "patternProperties").values())
+            yield from ((inner, part) for inner in (known.get(key, True), *others))
     elif isinstance(value, list):
-        prefix = node.get("prefixItems")
-        for at, part in enumerate(value):
-            yield from ((node.get(keyword), part) for keyword in ("items", "contains", "additionalItems"))
-            if isinstance(prefix, list) and at < len(prefix):
-                yield prefix[at], part
+        every = [node[keyword] for keyword in _ITEMS & node.keys()]
+        first = node.get("prefixItems")
+        yield from zip(first if isinstance(first, list) else (), value, strict=False)
+        yield from ((inner, part) for part in value for inner in every)
 
 
 def _table(node: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
