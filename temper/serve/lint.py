@@ -121,8 +121,9 @@ def rewritten(messages: Sequence[Message], settings: Lint, *, language: str = ""
     """The request with its last user turn under headings: task, context, language, output format.
 
     The paragraph that asks is the task (the last one with a question mark, or else the first), the others are its context, in
-    their order. `language` is the code of the target and `output` describes the format, each "" where nothing is to be added. For R1-type models system turns become instructions in the user's. A request already under these
-    headings, or without a user's turn, comes back as it is.
+    their order. `language` is the code of the target and `output` describes the format, each "" where nothing is to be added. For
+    R1-type models system turns become instructions in the user's. A request already under these headings, or without a user's
+    turn, comes back as it is.
     """
     last = max((n for n, m in enumerate(messages) if m.role == "user"), default=-1)
     if last < 0 or messages[last].content.lstrip().startswith(_HEADINGS):
