@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from temper.serve.state import Gateway
+    from temper.serve.telemetry import Telemetry
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """Buckets of a request, as OpenTelemetry's conventions for generative models have them."""
@@ -35,10 +36,11 @@ _LAG_KEPT = 600  # samples, one minute
 class Meters:
     """The counters of one worker. `models` are the names that may stand in a label: a client may ask for any."""
 
-    def __init__(self, *, worker: str = "0", models: Iterable[str] = ()) -> None:
+    def __init__(self, *, worker: str = "0", models: Iterable[str] = (), telemetry: "Telemetry | None" = None) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.worker = worker
         self.models = set(models)
+        self.telemetry = telemetry
         self._known: dict[str, set[str]] = {}
         self._children: dict[tuple[str, ...], Any] = {}
         self._lags: deque[float] = deque(maxlen=_LAG_KEPT)
@@ -61,8 +63,10 @@ class Meters:
         self._ready = self._gauge("temper_ready", "1 where the last self-test passed.")
         self.registry.register(_Asked(self))
 
-    def response(self, row: Mapping[str, Any]) -> None:
-        """Count one answered request: a row of the table `responses`."""
+    def response(self, row: Mapping[str, Any], *, traceparent: str = "") -> None:
+        """Count one answered request, a row of the table `responses`; where telemetry is on, it becomes a span too."""
+        if self.telemetry is not None:
+            self.telemetry.response(row, traceparent=traceparent)
         route, model = self._bounded("route", row["route"]), self._model(row["model"])
         action = self._bounded("action", row["action"])
         self._child(self._requests, route, model, self._bounded("status", str(row["status"])), action).inc()
@@ -96,8 +100,12 @@ class Meters:
         """A request was refused for load or a limit."""
         self._child(self._shed, self._bounded("why", why)).inc()
 
-    def feedback(self, rating: int | None) -> None:
-        self._child(self._feedback, {1: "up", -1: "down"}.get(rating or 0, "none")).inc()
+    def feedback(self, rating: int | None, response_id: str = "") -> None:
+        """Somebody rated a response 1 or -1, or said something without a rating (None)."""
+        said = {1: "up", -1: "down"}.get(rating or 0, "none")
+        self._child(self._feedback, said).inc()
+        if self.telemetry is not None and rating is not None:
+            self.telemetry.evaluation(response_id, "user_feedback", float(rating), said)
 
     @property
     def under_way(self) -> Gauge:
