@@ -74,7 +74,7 @@ def plan(
 ) -> Path:
     """Write the rows, a recipe that trains on them and a gate into a folder; returns the recipe.
 
-    `limit` caps the prompts of each suite.     Raises `UsageError` where there is nothing to train on, or the folder has a plan already.
+    `limit` caps the prompts of each suite. Raises `UsageError` where there is nothing to train on, or the folder has a plan.
     """
     if not gathered.splits["train"]:
         told = "; ".join(f"{n} left out: {why}" for why, n in gathered.left_out.items())
