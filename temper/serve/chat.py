@@ -7,7 +7,6 @@ comes out is written. Whatever happens on the way, the request ends with one row
 import asyncio
 import copy
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
@@ -39,6 +38,7 @@ from temper.serve.protocol import (
     usage_of,
 )
 from temper.serve.release import Answer, Delta, Release
+from temper.serve.reload import guard_of
 from temper.serve.review import Links, Outcome
 from temper.serve.state import Gateway
 from temper.serve.upstream import Stream, broken, late
@@ -116,13 +116,15 @@ class Exchange:
 
     async def _admitted(self) -> None:
         self.caller = await self._known()
-        self.guard = await self.gateway.guard_of(self.caller)
+        self.guard = await guard_of(self.gateway, self.caller)
         self.limits = limits_of(self.policy.limits, self.caller)
         refused = self.gateway.limits.admit(self.caller, self.limits)
         if refused is not None:
-            self.gateway.meters.shed(refused.why)
-            code = "rate_limit_exceeded" if refused.status == 429 else "overloaded"
-            raise overloaded(f"not now: {refused.why}", refused.retry_after_s, status=refused.status, code=code)
+            self.gateway.meters.shed(refused.code)
+            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
+        if not self.gateway.journal.accepts:
+            self.gateway.meters.shed("journal")
+            raise overloaded("what is answered cannot be put on record just now", RETRY_S)
         raw = await read_body(self._receive, self.headers, self.limits.request_bytes)
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()
@@ -322,9 +324,7 @@ class Exchange:
         if self.release is not None:
             self.scanned += self.release.scanned
             self.released += self.release.released
-            self.findings += [
-                finding_row(place.channel, finding, place.choice) for place, finding in self.release.found
-            ]
+            self.findings += [finding_row(place.channel, finding, place.choice) for place, finding in self.release.found]
 
     # Plain.
 
@@ -424,9 +424,7 @@ class Exchange:
     # Streamed.
 
     async def _streamed(self) -> None:
-        self.wire = Wire(
-            self.id, int(self.at), self.asked.model, chat=self.kind == "chat", functions=self.asked.functions
-        )
+        self.wire = Wire(self.id, int(self.at), self.asked.model, chat=self.kind == "chat", functions=self.asked.functions)
         for left in range(self._tries(), -1, -1):
             release = self._fresh(strict=self._whole())
             source = await self._opened()
@@ -462,7 +460,7 @@ class Exchange:
             raise late("begin its answer") from None
 
     async def _pumped(self, source: Stream, release: Release) -> None:
-        """Text in, released text out, until the upstream ends or a verdict stops it. What is to be reviewed is read to its end."""
+        """Text in, released text out, until the upstream ends or a verdict stops it; what is to be reviewed is read on."""
         patience = self.limits.first_byte_s
         while (events := await self._next(source, release, patience)) is not None:
             patience = self.limits.idle_s
@@ -564,9 +562,7 @@ class Exchange:
         return f"This {what} was stopped by the policy {self.policy.name}{why}.{reason} If that is wrong, ask for a review: {url}"
 
     async def _kept_for_appeal(self, answers: Sequence[Mapping[str, Any]]) -> None:
-        self.vault_id = await self.gateway.holds.keep(
-            request=self._request(), answers=answers, review=self.policy.review
-        )
+        self.vault_id = await self.gateway.holds.keep(request=self._request(), answers=answers, review=self.policy.review)
 
     async def _held(self, kind: str, answers: Sequence[Mapping[str, Any]]) -> bool:
         """Put the request or its answer before a person; True where a request was let through while it waited."""
@@ -617,7 +613,7 @@ class Exchange:
         await self._write_json(202, orjson.dumps(body), headers)
 
     async def _deliver(self, answers: Sequence[Mapping[str, Any]]) -> None:
-        """A reviewed answer, in place of what waited. A stream that had begun gets the rest, if the answer begins with what is out."""
+        """A reviewed answer, in place of what waited; a stream that had begun to give text is told where it is."""
         thoughts = self.policy.channels[Channel.REASONING].policy == "filter"
         said = [
             Said(

@@ -231,7 +231,9 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(p) for p in first["loc"][1:]) or None
-    return JSONResponse(error_object(f"{param or 'body'}: {first['type'].replace('_', ' ')}", "invalid_request_error", param), 400)
+    return JSONResponse(
+        error_object(f"{param or 'body'}: {first['type'].replace('_', ' ')}", "invalid_request_error", param), 400
+    )
 
 
 async def _crashed(_: Request, error: Exception) -> Response:

@@ -1,10 +1,11 @@
-"""The policy, read again while the service runs: on SIGHUP, on POST /admin/reload, when its file changes, when another is activated.
+"""The policy, read again while the service runs: on SIGHUP, on POST /admin/reload, when its file changes or another is activated.
 
-A guard is replaced as a whole, after it passed the self-test; requests under way keep the one they began with. A policy that cannot
-be read or does not pass changes nothing, and the log says why.
+A guard is replaced as a whole, after it passed the self-test; requests under way keep the one they began with. A policy that
+cannot be read or does not pass changes nothing, and the log says why.
 """
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,10 +49,8 @@ class Reloader:
     async def watch(self) -> None:
         """Look again and again until cancelled."""
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), EVERY_S)
-            except TimeoutError:
-                pass
             self._asked.clear()
             try:
                 seen = await self._source()

@@ -10,19 +10,22 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from temper.errors import UsageError
+from temper.errors import RunError, UsageError
 from temper.serve.protocol import ApiError, overloaded
+from temper.serve.sse import Events
 
 ANSWER_BYTES = 32 * 2**20
 """The largest plain answer that is read."""
 EVENT_BYTES = 2**20
 """The largest event of a stream that is read."""
 CONNECTIONS = 1024
+_REST_S = 1.0
+"""How long the empty rest of an answer is awaited, so that its connection can be used again."""
 
 
 class Stream(Protocol):
-    """An answer under way. `read` gives the events that have come, waiting for the first, and None after the last; a `read` that is
-    cancelled loses nothing. Raises `ApiError` for what is no event.
+    """An answer under way. `read` gives the events that have come, waiting for the first, and None after the last; a cancelled
+    `read` loses nothing. Raises `ApiError` for what is no event.
     """
 
     async def read(self) -> Sequence[Mapping[str, Any]] | None: ...
@@ -105,55 +108,55 @@ class Remote:
 
 
 class _Events:
-    """The events of a reply, parsed; whatever is no event of one line of JSON ends the answer as broken."""
+    """The events of a reply, parsed; whatever is no JSON object ends the answer as broken."""
 
     def __init__(self, reply: aiohttp.ClientResponse) -> None:
         self._reply = reply
-        self._lines = reply.content
-        self._left = b""
+        self._events = Events(EVENT_BYTES)
         self._done = False
 
     async def read(self) -> Sequence[Mapping[str, Any]] | None:
         while not self._done:
             try:
-                data = await self._lines.readany()
+                data = await self._reply.content.readany()
             except (aiohttp.ClientError, OSError) as error:
                 raise _unreachable(error) from None
             if not data:
                 self._done = True
-                return self._parsed(self._left + b"\n") if self._left.strip() else None
-            whole, found, rest = (self._left + data).rpartition(b"\n")
-            self._left = rest
-            if len(rest) > EVENT_BYTES:
-                raise broken("one of its events is too large")
-            if found and (events := self._parsed(whole)):
+                return None
+            try:
+                events = [e for e in map(self._parsed, self._events.feed(data)) if e is not None]
+            except RunError:
+                raise broken("one of its events is too large") from None
+            if events:
                 return events
         return None
 
-    def _parsed(self, lines: bytes) -> list[Mapping[str, Any]]:
-        events: list[Mapping[str, Any]] = []
-        for line in lines.splitlines():
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                self._done = True
-                break
-            try:
-                event = orjson.loads(data)
-            except orjson.JSONDecodeError:
-                raise broken("one of its events is not JSON") from None
-            if not isinstance(event, dict):
-                raise broken("one of its events is not an object")
-            if event.get("error"):
-                raise broken("it reported an error in the middle of its answer")
-            events.append(event)
-        return events
+    def _parsed(self, data: bytes) -> Mapping[str, Any] | None:
+        if self._done:
+            return None
+        if data == b"[DONE]":
+            self._done = True
+            return None
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise broken("one of its events is not JSON") from None
+        if not isinstance(event, dict):
+            raise broken("one of its events is not an object")
+        if event.get("error"):
+            raise broken("it reported an error in the middle of its answer")
+        return event
 
     async def close(self) -> None:
+        """Keeps the connection where the answer was read to its end, else breaks it off, which stops the model server."""
         if self._done:
-            await self._reply.read()  # the empty rest, so that the connection is kept
-        self._reply.close()
+            try:
+                async with asyncio.timeout(_REST_S):
+                    await self._reply.read()
+            except (TimeoutError, aiohttp.ClientError, OSError):
+                self._done = False
+        self._reply.close() if not self._done else self._reply.release()
 
 
 async def _whole(reply: aiohttp.ClientResponse) -> Mapping[str, Any]:
