@@ -5,6 +5,7 @@ configured and never called is found too. Each filter is also made to fail once,
 """
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -140,7 +141,7 @@ async def _cells(guard: Guard, pool: "Pool | None") -> AsyncIterator[Cell]:
 async def _tried(guard: Guard, setting: Setting, channel: Channel, canary: Canary, how: str, pool: "Pool | None") -> str:
     try:
         if how == "live":
-            return _fired(setting, await guard.judge(View(channel, canary.text, canary.turn), pool=pool))
+            return _fired(setting, await _among(guard, setting).judge(View(channel, canary.text, canary.turn), pool=pool))
         if how == "error":
             return await _failed_as_told(guard, setting, channel, canary, pool)
         mode: Mode = "strict" if how == "plain" else next(m for m in MODES if m == how)
@@ -208,6 +209,13 @@ async def _failed_as_told(guard: Guard, setting: Setting, channel: Channel, cana
     if verdict.action is not wanted or (channel in OUTPUT and (stopped or Action.ALLOW) is not wanted):
         return f"failed, and did not count as on_error = {setting.on_error.label}"
     return ""
+
+
+def _among(guard: Guard, setting: Setting) -> Guard:
+    """The guard in use with its own tables, every other filter in shadow: one that blocks would spare this one its call."""
+    made = copy.copy(guard)
+    made.of = {c: tuple(s if s.name == setting.name else replace(s, shadow=True) for s in of) for c, of in guard.of.items()}
+    return made
 
 
 def _alone(guard: Guard, setting: Setting, channel: Channel, mode: Mode) -> Guard:

@@ -83,7 +83,7 @@ def _told(guard: Guard, asked: Asked, found: Sequence[tuple[Channel, Verdict]], 
 
 
 def routes(gateway: "Gateway") -> "APIRouter":
-    """`POST /beta/litellm_basic_guardrail_api`, with the scope `moderations`; the key may come as `x-api-key`, as LiteLLM sends it."""
+    """`POST /beta/litellm_basic_guardrail_api`, with the scope `guardrail`."""
     from fastapi import APIRouter, Depends, Request
     from fastapi.responses import JSONResponse, Response
 
@@ -92,7 +92,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
 
     router = APIRouter(tags=["litellm"])
 
-    async def check(request: Request, who: Caller = Depends(caller("moderations"))) -> Response:  # noqa: B008
+    async def check(request: Request, who: Caller = Depends(caller("guardrail"))) -> Response:  # noqa: B008
         """Judge the texts of a request or an answer for a LiteLLM proxy."""
         began, at = time.perf_counter(), time.time()
         raw = await request.body()
@@ -104,7 +104,8 @@ def routes(gateway: "Gateway") -> "APIRouter":
             return _wrong(400, "the body is not what LiteLLM's guardrail API posts", None)
         guard = gateway.guards.get(who.policy, gateway.guard)
         told, found, read = await judge(guard, asked, key=who.id, pool=gateway.pool)
-        row = _row(guard, asked, told, found, read, who, at, time.perf_counter() - began)
+        model = asked.model if asked.model in gateway.meters.models else "other"  # anybody may name one, so it is no fact
+        row = _row(guard, model, told, found, read, who, at, time.perf_counter() - began)
         gateway.journal.response(row)
         gateway.meters.response(row)
         if told.action == "BLOCKED":
@@ -144,7 +145,7 @@ def _reason(verdict: Verdict) -> str:
 
 
 def _row(
-    guard: Guard, asked: Asked, told: Told, found: Sequence[tuple[Channel, Verdict]], read: int, who: Caller, at: float, s: float
+    guard: Guard, model: str, told: Told, found: Sequence[tuple[Channel, Verdict]], read: int, who: Caller, at: float, s: float
 ) -> dict[str, Any]:
     findings = [
         {
@@ -167,7 +168,7 @@ def _row(
         "at": at,
         "key_id": who.id,
         "route": "litellm",
-        "model": asked.model or "",
+        "model": model,
         "policy": guard.policy.version,
         "stream": False,
         "status": 200,

@@ -6,6 +6,7 @@ holds wherever those answers fall.
 """
 
 import asyncio
+import json
 import logging
 import secrets
 import time
@@ -26,6 +27,8 @@ from temper.serve.verdict import Action, Channel, Turn, Verdict, View
 from temper.types import Completion, Example, Message, Named
 
 if TYPE_CHECKING:
+    from fastapi import APIRouter
+
     from temper.serve.state import Gateway
     from temper.stats import Estimate
 
@@ -261,3 +264,31 @@ def _kept(conn: Connection, gateway: "Gateway", one: Judged) -> dict[str, Any]:
     facts.pop("item")
     kept = gateway.vault.put(conn, "sample", texts, KEEP_S)
     return {"response_id": one.item.response_id, "policy": one.item.policy, "vault_id": kept, **facts}
+
+
+def routes(gateway: "Gateway") -> "APIRouter":
+    """`GET /v1/audits` and `POST /v1/audits` (audit now), with the scope `admin`."""
+    from fastapi import APIRouter, Depends
+    from fastapi.responses import JSONResponse
+
+    from temper.serve.access import caller
+
+    router = APIRouter(tags=["audits"], dependencies=[Depends(caller("admin"))])
+
+    @router.get("/v1/audits")
+    async def made() -> JSONResponse:
+        """The reports of the last scheduled audits, newest first."""
+        return JSONResponse({"object": "list", "data": await gateway.store.run(reports, reads=True)})
+
+    @router.post("/v1/audits", status_code=201)
+    async def now() -> JSONResponse:
+        """Audit what passed since the last audit, now."""
+        return JSONResponse({"id": await run(gateway)}, 201)
+
+    return router
+
+
+def reports(conn: Connection, limit: int = 30) -> list[dict[str, Any]]:
+    """The last reports, newest first, each with its numbers and, for every answer found, which filters and categories say so."""
+    rows = conn.execute(select(audits).order_by(audits.c.at.desc()).limit(limit)).mappings().all()
+    return [{**row, "report": json.loads(row["report"])} for row in rows]
