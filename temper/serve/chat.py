@@ -13,8 +13,10 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 import orjson
+from starlette.requests import HTTPConnection
 
 from temper.serve import agentic, ids, lint
+from temper.serve.access import identify
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
 from temper.serve.policy import Limits, Policy
@@ -69,7 +71,7 @@ class Exchange:
 
     def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send, *, kind: str) -> None:
         self.gateway, self.kind = gateway, kind
-        self._receive, self._send = receive, send
+        self._scope, self._receive, self._send = scope, receive, send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = ids.new("chatcmpl" if kind == "chat" else "cmpl")
         self.at, self.started = time.time(), time.monotonic()
@@ -137,15 +139,13 @@ class Exchange:
             self.gateway.meters.under_way.dec()
 
     async def _known(self) -> Caller:
+        """Who asks; a good key is known without a look at the rest of the request."""
         given = self.headers.get(b"authorization", b"")
-        kind, _, token = given.partition(b" ")
-        found = await self.gateway.keys.caller(token.strip().decode("latin-1") if kind.lower() == b"bearer" else "")
-        if found is None:
-            said = "no valid API key was given; wanted the header Authorization: Bearer KEY"
-            raise ApiError(401, said, kind="authentication_error", code="invalid_api_key")
-        if "chat" not in found.scopes:
-            raise ApiError(403, "this API key may not ask models", kind="permission_error", code="insufficient_scope")
-        return found
+        if given.startswith(b"Bearer "):
+            found = await self.gateway.keys.caller(given[7:].decode("latin-1"))
+            if found is not None and "chat" in found.scopes:
+                return found
+        return await identify(self.gateway, HTTPConnection(self._scope), "chat")
 
     async def _watch(self, work: "asyncio.Task[Any] | None") -> None:
         """Ends the work when the client has left."""

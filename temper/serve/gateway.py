@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,10 +19,11 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from temper.serve import canary, limits, nightly
+from temper.serve.access import Renewal, SignIn
 from temper.serve.canary import Readiness
 from temper.serve.chat import Exchange
 from temper.serve.guard import Guard
@@ -171,12 +173,19 @@ class App:
 
     def _schedule(self) -> None:
         g, jobs = self.gateway, self._jobs
-        jobs.every("holds.expire", 10.0, g.holds.expire)
-        jobs.every("vault.sweep", 300.0, partial(g.store.run, g.vault.sweep))
-        jobs.every("limits.sweep", 3600.0, partial(g.store.run, limits.sweep))
+        jobs.every("holds.expire", 10.0, self._expired)
+        jobs.every("sweep", 300.0, self._swept)
         jobs.every("audit", g.guard.policy.audit.every_s, partial(nightly.run, g))
         jobs.start()
         g.hooks.start()
+
+    async def _expired(self) -> str:
+        return f"{await self.gateway.holds.expire()} items refused for time"
+
+    async def _swept(self) -> str:
+        boxes = await self.gateway.store.run(self.gateway.vault.sweep)
+        days = await self.gateway.store.run(lambda conn: limits.sweep(conn, time.time()))
+        return f"{boxes} boxes and {days} totals deleted"
 
     async def close(self) -> None:
         """Stop taking part: what is under way has ended by now, what is on record is committed."""
@@ -195,7 +204,10 @@ class App:
 
 def _api(gateway: Gateway) -> FastAPI:
     api = FastAPI(title="temper", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    api.state.gateway = gateway
+    api.add_middleware(Renewal, gateway=gateway)
     api.add_exception_handler(ApiError, _told)
+    api.add_exception_handler(SignIn, _sign_in)
     api.add_exception_handler(HTTPException, _http)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(Exception, _crashed)
@@ -215,6 +227,11 @@ def _api(gateway: Gateway) -> FastAPI:
 async def _told(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return Response(error.body(), error.status, error.headers, "application/json")
+
+
+async def _sign_in(_: Request, error: Exception) -> Response:
+    assert isinstance(error, SignIn)
+    return RedirectResponse(error.location, 303)
 
 
 async def _http(_: Request, error: Exception) -> Response:
