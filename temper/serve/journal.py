@@ -8,12 +8,8 @@ The journal holds ids, hashes and counts, never text of a request or an answer.
 """
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import json
 import logging
-import math
 import os
 import threading
 import time
@@ -24,20 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Column, Connection, Float, Integer, Table, Text, select, text
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.types import Boolean
 
 import temper
 from temper.errors import StorageError
-from temper.files import storage
 from temper.serve import ids
+from temper.serve.chain import COLUMN, Pages, clean, encode, heads, mac, real, response_values, row_digest
 from temper.serve.keyring import Keyring
 from temper.serve.store import Store
 from temper.serve.tables import counters, journal, responses
+from temper.serve.verify import Report, verify
 
+__all__ = ["Journal", "Report", "verify"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 WAIT_S = 0.05  # a row of a passed answer is committed at most this much later
@@ -45,9 +41,8 @@ BATCH = 256
 QUEUE = 8192  # rows that wait for a database which is away; then `write` and `response` raise
 CHECK_S = 60.0
 CHECK_ROWS = 10_000
+_TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 _BACK_OFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_INT = 2**31 - 1
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(slots=True)
@@ -106,7 +101,7 @@ class Journal:
     def start(self, policy: str = "") -> None:
         """Open the lane and its first checkpoint, then write in the background. Raises what the database raises."""
         opened = {"pid": os.getpid(), "version": temper.__version__, "policy": policy}
-        self._queue.append(_Entry("lane.opened", self.lane, _encode(opened), time.time()))
+        self._queue.append(_Entry("lane.opened", self.lane, encode(opened), time.time()))
         with self._pen:
             self._commit([self._queue[0]])
             self._checkpoint()
@@ -272,7 +267,7 @@ class Journal:
             self._queue.popleft()
             bad.done.set_exception(error)
             return
-        refused = _encode({"kind": bad.kind, "error": type(error).__name__})
+        refused = encode({"kind": bad.kind, "error": type(error).__name__})
         self._queue[0] = _Entry("row.refused", bad.subject, refused, bad.at)
 
     def _say(self, error: Exception) -> None:
@@ -292,66 +287,8 @@ class Journal:
             return
         self.checkpoint_trouble, self._uncovered = "", 0
         if not self._closing.is_set():
-            self._queue.append(_Entry("checkpoint", self.lane, _encode({"number": number, "sha256": digest}), time.time()))
+            self._queue.append(_Entry("checkpoint", self.lane, encode({"number": number, "sha256": digest}), time.time()))
             self._some.set()
-
-
-class Pages:
-    """The checkpoint file of one lane: a line each, signed, that holds the heads of the lanes which moved since the last."""
-
-    def __init__(self, folder: Path, lane: str, keyring: Keyring) -> None:
-        self.path = folder / f"{lane}.jsonl"
-        self.lane = lane
-        self._sign = Ed25519PrivateKey.from_private_bytes(keyring.derive("checkpoints")).sign
-        self._known: dict[str, tuple[int, str, float]] = {}
-        self._number, self._prev, self._size = 0, "", 0
-
-    def add(self, found: Mapping[str, tuple[int, str, float]]) -> tuple[int, str]:
-        """Append a checkpoint and wait until it is on the disk; gives its number and the SHA-256 of its line."""
-        moved = [[lane, *head] for lane, head in sorted(found.items()) if self._known.get(lane) != head]
-        page = {"lane": self.lane, "number": self._number + 1, "at": time.time(), "heads": moved, "prev": self._prev}
-        signature = base64.b64encode(self._sign(_encode(page).encode())).decode()
-        line = _encode({**page, "signature": signature}).encode() + b"\n"
-        with storage(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-                file.truncate(self._size)  # what a full disk left of a line
-                file.seek(self._size)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        self._number, self._size, self._known = self._number + 1, self._size + len(line), dict(found)
-        self._prev = hashlib.sha256(line).hexdigest()
-        return self._number, self._prev
-
-
-def mac(key: bytes, lane: str, seq: int, at: float, kind: str, subject: str, body: str, prev: str) -> str:
-    """HMAC-SHA256 of a row and the mac before it, over canonical JSON, as 64 hex digits."""
-    line = {"at": at, "body": body, "kind": kind, "lane": lane, "prev": prev, "seq": seq, "subject": subject}
-    return hmac.digest(key, _encode(line).encode(), "sha256").hex()
-
-
-def row_digest(values: Sequence[Any]) -> str:
-    """SHA-256 of the canonical JSON of a row of `responses`: its values in the order of the columns."""
-    return hashlib.sha256(_encode(values).encode()).hexdigest()
-
-
-def heads(connection: Connection) -> dict[str, tuple[int, str, float]]:
-    """The last row of each lane: seq, mac, at. Steps from lane to lane on the primary key, whatever their length."""
-    return {row.lane: (row.seq, row.mac, row.at) for row in connection.execute(_HEADS)}
-
-
-_HEADS = text(
-    """
-    WITH RECURSIVE lanes(lane) AS (
-        SELECT min(lane) FROM journal
-        UNION ALL
-        SELECT (SELECT min(lane) FROM journal WHERE lane > lanes.lane) FROM lanes WHERE lanes.lane IS NOT NULL
-    )
-    SELECT j.lane, j.seq, j.at, j.mac FROM lanes
-    JOIN journal j ON j.lane = lanes.lane AND j.seq = (SELECT max(seq) FROM journal WHERE lane = lanes.lane)
-    """
-)
 
 
 def _away(error: Exception) -> bool:
@@ -388,56 +325,7 @@ def _inserts(sqlite: bool) -> tuple[str, str, str]:
 
 
 def _body(body: Mapping[str, Any]) -> str:
-    return clean(_encode(body))
-
-
-def clean(given: str, limit: int | None = None) -> str:
-    """Text that both databases take: no NUL, no half of a surrogate pair, and no longer than its column."""
-    if not given.isascii():
-        given = given.encode("utf-8", "replace").decode()
-    if "\0" in given:
-        given = given.replace("\0", "\ufffd")
-    return given if limit is None or len(given) <= limit else given[:limit]
-
-
-def _whole(given: Any) -> int:
-    return max(-_INT, min(_INT, int(given)))
-
-
-def _real(given: Any) -> float:
-    return value if math.isfinite(value := float(given)) else 0.0
-
-
-def _cleaner(column: Column[Any]) -> tuple[str, Callable[[Any], Any], bool, Any]:
-    """A column's name, what brings a value to its type, whether it may be null, and its default."""
-    default = column.default.arg if column.default is not None else None  # type: ignore[attr-defined]
-    kind = column.type
-    if isinstance(kind, Boolean):
-        return column.name, bool, False, default
-    if isinstance(kind, Integer):
-        return column.name, _whole, bool(column.nullable), default
-    if isinstance(kind, Float):
-        return column.name, _real, bool(column.nullable), default
-    limit = None if isinstance(kind, Text) else kind.length  # type: ignore[attr-defined]
-    return column.name, lambda given: clean(given, limit), bool(column.nullable), default
-
-
-_CLEANERS = tuple(_cleaner(c) for c in responses.columns)
-_TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
-_COLUMN = {c.name: i for i, c in enumerate(responses.columns)}
-
-
-def response_values(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A row's values in the order of the columns, each of its column's type: what the digest covers is what is read back."""
-    values = []
-    for name, cleaned, nullable, default in _CLEANERS:
-        value = row.get(name, default)
-        if value is None and not nullable:
-            raise ValueError(f"a row of responses has no {name!r}")
-        values.append(None if value is None else cleaned(value))
-    if not row.keys() <= _COLUMN.keys():
-        raise ValueError(f"a row of responses has no column {min(row.keys() - _COLUMN.keys())!r}")
-    return tuple(values)
+    return clean(encode(body))
 
 
 def counted(entries: Sequence[_Entry]) -> list[tuple[int, str, str, str, int, float, float]]:
@@ -446,7 +334,7 @@ def counted(entries: Sequence[_Entry]) -> list[tuple[int, str, str, str, int, fl
     for entry in entries:
         assert entry.row is not None
         row = entry.row
-        group = int(row[_COLUMN["at"]] // 3600), row[_COLUMN["key_id"]], row[_COLUMN["model"]]
+        group = int(row[COLUMN["at"]] // 3600), row[COLUMN["key_id"]], row[COLUMN["model"]]
         for name, value in entry.counts:
             held = sums.setdefault((*group, name), [0, 0.0, 0.0])
             held[0] += 1
@@ -456,7 +344,7 @@ def counted(entries: Sequence[_Entry]) -> list[tuple[int, str, str, str, int, fl
 
 
 def _counts(row: Sequence[Any], scores: Mapping[str, float] | None) -> list[tuple[str, float]]:
-    at = _COLUMN
+    at = COLUMN
     found: list[tuple[str, float]] = [("requests", row[at["seconds"]])]
     if row[at["action"]] != "allow":
         found.append((f"action:{row[at['action']]}", 1.0))
@@ -470,7 +358,7 @@ def _counts(row: Sequence[Any], scores: Mapping[str, float] | None) -> list[tupl
     if row[at["findings"]] != "[]":
         found += [(name, 1.0) for name in sorted(_fired(row[at["findings"]]))]
     if scores:
-        found += [(clean(f"score:{name}", 64), _real(score)) for name, score in scores.items()]
+        found += [(clean(f"score:{name}", 64), real(score)) for name, score in scores.items()]
     return found
 
 
