@@ -726,7 +726,7 @@ class Exchange:
 
     async def _failed(self, error: ApiError) -> None:
         """An error instead of the answer, or, where the answer has begun, as its last frame."""
-        self.status, self.finish = error.status, "error"
+        self.status, self.finish = error.status, "content_filter" if error.code == "content_filter" else "error"
         if self.begun:
             await self._send({"type": "http.response.body", "body": error_frame(error) + DONE, "more_body": False})
             return
