@@ -15,6 +15,8 @@ from typing import Any, Final
 import orjson
 from starlette.requests import HTTPConnection
 
+from temper import types
+from temper.errors import DataError
 from temper.serve import agentic, ids, lint
 from temper.serve.access import identify
 from temper.serve.guard import Guard, redacted
@@ -96,6 +98,7 @@ class Exchange:
         self.wire: Wire
         self.notice = Notice({}, None)
         self.lint: Mapping[str, Any] | None = None
+        self.lint_header = ""
         self.original: dict[str, Any] | None = None
         self.hold = ""
         self.vault_id: str | None = None
@@ -197,7 +200,7 @@ class Exchange:
             key=self.caller.id,
             policy=policy.version,
         )
-        await self._linted()
+        self._lint()
         self.input = await self._heard()
         if not await self._let_in():
             return
@@ -246,16 +249,41 @@ class Exchange:
             if "reasoning_content" in message:
                 message["reasoning"] = message["reasoning_content"]
 
-    async def _linted(self) -> None:
+    def _lint(self) -> None:
         """What prompt linting says, and where it was asked for, the structured prompt in place of the last user message."""
-        if self.policy.lint.mode == "off" or self.kind != "chat":
+        settings, asked = self.policy.lint, self.asked
+        if self.kind != "chat":
             return
-        found = lint.lint(self.turn, self.policy.lint)
-        if not found:
+        try:
+            mode = lint.mode(settings, asked.lint)
+        except DataError as error:
+            raise ApiError(400, str(error), param="temper.lint") from None
+        if mode == "off":
             return
-        self.lint = {"mode": self.policy.lint.mode, "notes": [n.as_dict() for n in found]}
-        if self.policy.lint.mode == "refuse":
-            raise ApiError(400, "; ".join(n.why for n in found), code="prompt_lint")
+        temperature = asked.body.get("temperature")
+        formatted = asked.format != ""
+        language = self.turn.language
+        remarks = lint.lint(asked.messages, settings, language=language, formatted=formatted, temperature=temperature)
+        if not remarks:
+            return
+        self.lint = lint.body(remarks, mode)
+        self.lint_header = lint.header(remarks)
+        if mode == "refuse":
+            raise ApiError(400, "; ".join(f"{r.why}. {r.fix}" for r in remarks), param="messages", code="prompt_lint")
+        if mode == "rewrite":
+            self._rewrite(lint.rewritten(asked.messages, settings, language=language))
+
+    def _rewrite(self, messages: Sequence[types.Message]) -> None:
+        """The rewritten turn in place of the last one, and no system turns where they moved into it."""
+        body = self.asked.body
+        if all(m.role != "system" for m in messages):
+            body["messages"] = [m for m in body["messages"] if m["role"] not in ("system", "developer")]
+        last = next((m for m in reversed(body["messages"]) if m["role"] == "user"), None)
+        said = next((m.content for m in reversed(messages) if m.role == "user"), "")
+        if last is not None and said:
+            last["content"] = said
+            self.asked.messages = tuple(messages)
+            self.turn = replace(self.turn, example=self.asked.example(self.id), system=self.asked.system)
 
     async def _let_in(self) -> bool:
         """Whether the model may be asked; if not, the answer is given already."""
@@ -722,6 +750,8 @@ class Exchange:
         ]
         if self.hold:
             headers.append((b"x-temper-hold", self.hold.encode()))
+        if self.lint_header:
+            headers.append((lint.HEADER.lower().encode(), self.lint_header.encode()))
         return headers + [(k.lower().encode(), v.encode("latin-1", "replace")) for k, v in self.notice.headers.items()]
 
     async def _failed(self, error: ApiError) -> None:

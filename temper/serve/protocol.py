@@ -84,7 +84,7 @@ class Asked:
 
     `body` goes to the model server; its texts are those of `pieces` (holder, key): a redaction is written back there. `rest` is
     all other text the model will read (names, tool definitions, the schema of the answer), which is scanned as one.
-    `prompts` are those of a legacy completion, `None` for a chat.
+    `prompts` are those of a legacy completion, `None` for a chat. `lint` is the field `temper.lint`.
     """
 
     model: str
@@ -101,6 +101,7 @@ class Asked:
     format: Literal["", "json", "schema"] = ""
     schema: Mapping[str, Any] | None = None
     moderated: bool = False
+    lint: object = None
     logprobs: bool = False
     prompts: list[str] | None = None
 
@@ -129,6 +130,10 @@ def parse_chat(raw: bytes, *, max_tokens: int = 0, logprobs: bool = False) -> As
     given = parse_json(raw)
     asked = _common(given, max_tokens)
     asked.moderated = given.get("moderation") is not None
+    if (own := given.get("temper")) is not None:
+        if not isinstance(own, dict):
+            raise _wrong("temper", "an object")
+        asked.lint = own.get("lint")
     _messages(given.get("messages"), asked)
     _tools(given, asked)
     _format(given.get("response_format"), asked)
