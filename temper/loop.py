@@ -72,9 +72,9 @@ def gather(
 def plan(
     folder: Path, base: str, gathered: Gathered, *, suites: Sequence[str] = SUITES, epochs: float = 2.0, limit: int = 0
 ) -> Path:
-    """Write the rows, a recipe that trains on them and a gate into a folder; returns the recipe. `limit` caps each suite's prompts.
+    """Write the rows, a recipe that trains on them and a gate into a folder; returns the recipe.
 
-    Raises `UsageError` where there is nothing to train on, or the folder has a plan already.
+    `limit` caps the prompts of each suite.     Raises `UsageError` where there is nothing to train on, or the folder has a plan already.
     """
     if not gathered.splits["train"]:
         told = "; ".join(f"{n} left out: {why}" for why, n in gathered.left_out.items())
@@ -208,7 +208,7 @@ base = []
 
 [prove]
 suites = [{named}]
-{f"limit = {limit}" if limit else "# limit = 60                            # prompts of each suite; all of them where it is left out"}
+{f"limit = {limit}" if limit else "# limit = 60, say, asks so many prompts of each suite"}
 '''
 
 

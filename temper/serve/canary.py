@@ -193,7 +193,7 @@ def _held(found: Sequence[Finding], stopped: Action | None, released: str, plant
 
 async def _failed_as_told(guard: Guard, setting: Setting, channel: Channel, canary: Canary, pool: "Pool | None") -> str:
     """The filter made to fail, through the input path or a release."""
-    broken = replace(setting, filter=_Broken(setting.filter))
+    broken = replace(setting, filter=_Broken(setting.filter.name, setting.filter))
     alone = _alone(guard, broken, channel, "window")
     if channel is Channel.INPUT:
         verdict, stopped = await alone.judge(View(channel, canary.text, canary.turn), pool=pool), None
@@ -234,15 +234,12 @@ class Rehearsal(RuntimeError):
     """What a filter raises when the self-test makes it fail."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Broken:
     """A filter that fails whenever it is called, as often as the real one would be."""
 
+    name: str
     of: Filter
-
-    @property
-    def name(self) -> str:
-        return self.of.name
 
     @property
     def pace(self) -> Pace:

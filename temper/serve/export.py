@@ -111,9 +111,14 @@ def without_pii(item: Item) -> Item:
         found = pii(View(Channel.CONTENT, text, EMPTY)) if text else ()
         return redacted(text, [replace(f, action=Action.REDACT, shadow=False) for f in found])
 
-    messages = tuple(replace(m, content=clean(m.content)) for m in item.messages)
-    texts = {k: clean(getattr(item, k)) for k in ("reasoning", "bad", "good", "comment")}
-    return replace(item, messages=messages, **texts)
+    return replace(
+        item,
+        messages=tuple(replace(m, content=clean(m.content)) for m in item.messages),
+        reasoning=clean(item.reasoning),
+        bad=clean(item.bad),
+        good=clean(item.good),
+        comment=clean(item.comment),
+    )
 
 
 # One form each.
@@ -139,24 +144,18 @@ def _preference(item: Item) -> dict[str, Any] | None:
 
 def _response(item: Item) -> dict[str, Any] | None:
     """A judged answer, as `temper.data.read_responses` reads it: what harm graders are trained and calibrated on."""
-    label = (
-        item.label if item.label in ("safe", "unsafe") else {0.0: "unsafe"}.get(item.value, "") if item.kind == "audit" else ""
-    )
-    if not label or not item.bad or not _asked(item):
+    if item.label not in ("safe", "unsafe") or not item.bad or not _asked(item):
         return None
     categories = [item.category] if item.category else []
-    return {**_shared(item), "prompt": _turns(item.messages), "response": item.bad, "label": label, "categories": categories}
+    return {**_shared(item), "prompt": _turns(item.messages), "response": item.bad, "label": item.label, "categories": categories}
 
 
 def _score(item: Item, comments: bool) -> dict[str, Any] | None:
     """A body of Langfuse's `POST /api/public/scores`; the trace is the response's id."""
     if item.value is None and not item.label:
         return None
-    value = (
-        {"value": item.value, "dataType": "BOOLEAN"}
-        if item.value is not None
-        else {"value": item.label, "dataType": "CATEGORICAL"}
-    )
+    rated: dict[str, Any] = {"value": item.value, "dataType": "BOOLEAN"}
+    value = {"value": item.label, "dataType": "CATEGORICAL"} if item.value is None else rated
     said = {"comment": item.comment} if comments and item.comment else {}
     facts = {"label": item.label, "category": item.category, "policy": item.policy, "by": list(item.by)}
     return {"id": item.id, "traceId": item.response_id, "name": _NAMES[item.kind], **value, **said, "metadata": facts}
@@ -247,7 +246,7 @@ def _rated(conn: Connection, vault: "Vault", name: Pseudonyms) -> Iterator[Item]
         if response is None:
             continue
         texts = (vault.get(conn, row["vault_id"]) if row["vault_id"] else None) or {}
-        box = _box_of(conn, vault, response)
+        box = _box_of(conn, vault, dict(response))
         reasoning, bad = _answer(box)
         expected = texts.get("expected") or ""
         yield Item(
@@ -272,7 +271,7 @@ def _audited(conn: Connection, vault: "Vault", audit: str) -> Iterator[Item]:
     found = conn.execute(select(audits).where(audits.c.id == audit)).mappings().first()
     if found is None:
         raise UsageError(f"--audit {audit}: there is no such audit; `temper loop audits` lists them")
-    owners = dict(conn.execute(select(responses.c.id, responses.c.key_id)).all())  # type: ignore[arg-type]
+    owners = dict(conn.execute(select(responses.c.id, responses.c.key_id)).all())
     for row in json.loads(found["report"])["rows"]:
         box = vault.get(conn, row["vault_id"]) or {}
         reasoning, bad = _answer(box)
@@ -302,7 +301,7 @@ def _box_of(conn: Connection, vault: "Vault", response: Mapping[str, Any]) -> Ma
 
 def _answer(box: Mapping[str, Any]) -> tuple[str, str]:
     """The reasoning and content of the first answer."""
-    first = next(iter(box.get("answers") or ()), {})
+    first: Mapping[str, Any] = next(iter(box.get("answers") or ()), {})
     return str(first.get("reasoning") or ""), str(first.get("content") or "")
 
 
@@ -318,24 +317,24 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi.responses import Response
 
     from temper.serve.access import caller
-    from temper.serve.feedback import _wrong
+    from temper.serve.feedback import wrong
 
     router = APIRouter(tags=["feedback"])
 
     @router.get("/v1/export", response_class=Response, responses={200: {"content": {"application/x-ndjson": {}}}})
     async def export(
         who: Caller = Depends(caller("admin")),  # noqa: B008
-        to: Form = Query("sft"),
-        since: float = Query(0.0, ge=0, allow_inf_nan=False),
+        to: Form = "sft",
+        since: float = 0.0,
         audit: str = Query("", max_length=48, pattern=r"^[a-z0-9_]*$"),
-        redact: bool = Query(True),
+        redact: bool = True,
     ) -> Response:
         """Reviewed and corrected answers as training rows or scores; reading them is on record."""
         name = Pseudonyms.of(gateway.keyring)
         try:
             found = await gateway.store.run(lambda c: items(c, gateway.vault, name, since=since, audit=audit), reads=True)
         except UsageError:
-            return _wrong(404, "there is no such audit", "audit")
+            return wrong(404, "there is no such audit", "audit")
         made = await asyncio.to_thread(lambda: rows(to, map(without_pii, found) if redact else found))
         await asyncio.wrap_future(
             gateway.journal.act("export.read", who.id, {"to": to, "rows": len(made), "redacted": redact}, lambda _: None)

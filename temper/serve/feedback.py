@@ -18,6 +18,7 @@ from temper.serve.verdict import Caller
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+    from fastapi.responses import JSONResponse
 
     from temper.serve.state import Gateway
     from temper.serve.vault import Vault
@@ -109,14 +110,14 @@ def routes(gateway: "Gateway") -> "APIRouter":
         raw = await _body(request)
         given = parse(raw) if raw is not None else ""
         if isinstance(given, str):
-            return _wrong(400, f"{given or 'the body'} is not as documented", given or None)
+            return wrong(400, f"{given or 'the body'} is not as documented", given or None)
         await gateway.journal.settled()  # the answer may be younger than the next batch of rows
-        subject, told = given.response_id, {"rating": given.rating, "label": given.label, "by": who.id}
-        done = gateway.journal.act("feedback.given", subject, told, lambda conn: _kept(conn, gateway.vault, given, who))
+        body = {"rating": given.rating, "label": given.label, "by": who.id}
+        done = gateway.journal.act("feedback.given", given.response_id, body, lambda conn: _kept(conn, gateway.vault, given, who))
         try:
             made = await asyncio.wrap_future(done)
         except LookupError:
-            return _wrong(404, "this key has no response of that id", "response_id")
+            return wrong(404, "this key has no response of that id", "response_id")
         gateway.meters.feedback(None if given.rating is None else RATINGS[given.rating], given.response_id)
         return JSONResponse({"id": made, "object": "feedback", "response_id": given.response_id}, 201)
 
@@ -131,8 +132,11 @@ def routes(gateway: "Gateway") -> "APIRouter":
         return JSONResponse({"object": "list", "data": rows})
 
     shape = {"requestBody": {"required": True, "content": {"application/json": {"schema": Given.model_json_schema()}}}}
-    wrong = {400: {"description": "A field is wrong."}, 404: {"description": "No such response of this key."}}
-    router.add_api_route("/v1/feedback", give, methods=["POST"], status_code=201, openapi_extra=shape, responses=wrong)
+    told: dict[int | str, dict[str, Any]] = {
+        400: {"description": "A field is wrong."},
+        404: {"description": "No such response of this key."},
+    }
+    router.add_api_route("/v1/feedback", give, methods=["POST"], status_code=201, openapi_extra=shape, responses=told)
     router.add_api_route("/v1/feedback", listed, methods=["GET"])
     return router
 
@@ -154,7 +158,8 @@ async def _body(request: Any) -> bytes | None:
     return bytes(raw)
 
 
-def _wrong(status: int, message: str, param: str | None) -> Any:
+def wrong(status: int, message: str, param: str | None) -> "JSONResponse":
+    """An error in OpenAI's shape. The message never quotes the request."""
     from fastapi.responses import JSONResponse
 
     return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "param": param, "code": None}}, status)

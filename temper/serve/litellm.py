@@ -87,21 +87,35 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi import APIRouter, Depends, Request
     from fastapi.responses import JSONResponse, Response
 
-    from temper.serve.access import caller
-    from temper.serve.feedback import _wrong
+    from temper.serve.access import identify, open_to
+    from temper.serve.keys import LOCAL
+    from temper.serve.protocol import ApiError
+    from temper.serve.feedback import wrong
 
     router = APIRouter(tags=["litellm"])
 
-    async def check(request: Request, who: Caller = Depends(caller("guardrail"))) -> Response:  # noqa: B008
+    async def known(request: Request) -> Caller:
+        """LiteLLM sends its `api_key` as x-api-key; a key in Authorization is read as everywhere."""
+        given = request.headers.get("x-api-key")
+        if await open_to(gateway, request):
+            return LOCAL
+        if given is None or "authorization" in request.headers:
+            return await identify(gateway, request, "guardrail")
+        found = await gateway.keys.caller(given)
+        if found is None or "guardrail" not in found.scopes:
+            raise ApiError(401, "the API key is unknown or lacks the scope 'guardrail'", kind="authentication_error")
+        return found
+
+    async def check(request: Request, who: Caller = Depends(known)) -> Response:  # noqa: B008
         """Judge the texts of a request or an answer for a LiteLLM proxy."""
         began, at = time.perf_counter(), time.time()
         raw = await request.body()
         if len(raw) > BYTES:
-            return _wrong(413, f"the body is longer than {BYTES} bytes", None)
+            return wrong(413, f"the body is longer than {BYTES} bytes", None)
         try:
             asked = Asked.model_validate_json(raw)
         except ValidationError:
-            return _wrong(400, "the body is not what LiteLLM's guardrail API posts", None)
+            return wrong(400, "the body is not what LiteLLM's guardrail API posts", None)
         guard = gateway.guards.get(who.policy, gateway.guard)
         told, found, read = await judge(guard, asked, key=who.id, pool=gateway.pool)
         model = asked.model if asked.model in gateway.meters.models else "other"  # anybody may name one, so it is no fact

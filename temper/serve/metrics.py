@@ -200,17 +200,19 @@ class _Asked(Collector):
 
 def routes(gateway: "Gateway") -> "APIRouter":
     """`GET /metrics`, for a key with the scope `metrics` or, as every route, for loopback where no key is needed."""
-    from fastapi import APIRouter, Depends
+    from fastapi import APIRouter, Request
     from fastapi.responses import Response
 
-    from temper.serve.access import caller
+    from temper.serve.access import identify, open_to
 
     router = APIRouter()
 
-    @router.get("/metrics", dependencies=[Depends(caller("metrics"))], response_class=Response, tags=["operations"])
-    async def metrics() -> Response:
+    @router.get("/metrics", response_class=Response, tags=["operations"])
+    async def metrics(request: Request) -> Response:
         """Counters of this worker in the text format of Prometheus."""
-        waiting, oldest = await gateway.store.run(_holds)
+        if not await open_to(gateway, request):
+            await identify(gateway, request, "metrics")
+        waiting, oldest = await gateway.store.run(_holds, reads=True)
         gateway.meters.watch("temper_holds_waiting", "Items in the hold queue.", lambda: waiting)
         gateway.meters.watch("temper_oldest_hold_seconds", "Age of the oldest item that waits.", lambda: oldest)
         body, kind = await asyncio.to_thread(gateway.meters.exposition)
