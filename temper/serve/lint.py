@@ -61,24 +61,24 @@ _REPLY = re.compile(
 )
 _ARROW = re.compile(r"^[^\n]{1,200}(?:->|=>|→)[^\n]{1,200}$", re.MULTILINE)
 _FORMAT = re.compile(
-    r"\b(?:json|yaml|xml|csv|html|markdown|latex|table|bullets?|bullet[- ]points?|list|numbered|steps?|step[- ]by[- ]step|outline"
+    r"\b(?:json|yaml|xml|csv|html|markdown|latex|table|bullets?|bullet[- ]points?|list|numbered|steps?|outline"
     r"|paragraphs?|sentences?|words?|lines?|characters?|pages?|essay|poem|haiku|sonnet|limerick|story|email|e-mail|letter|report"
     r"|summary|summari[sz]e|headline|title|tweet|slogan|recipe|dialogue|script|code|function|program|class|query|sql|regex|python"
-    r"|javascript|boxed|number|yes or no|true or false|one word|briefly|short|concise|in detail|detailed|format|template|translate"
-    r"|translation|rewrite|tabelle|liste|absätze|sätze|stichpunkte|tableau|phrases|paragraphes|tabla|lista|párrafos|frases)\b"
+    r"|javascript|boxed|number|yes or no|true or false|one word|briefly|short|concise|in detail|detailed|format|template"
+    r"|translate|translation|rewrite|tabelle|liste|absätze|sätze|stichpunkte|tableau|phrases|paragraphes|tabla|lista|párrafos|frases)\b"
     r"|表格|列表|段落|分点|步骤|字以内|格式|邮件|代码|函数|翻译|总结|概括|作文|诗",
     re.IGNORECASE,
 )
-_TONGUES = "english|englisch|german|deutsch|french|français|spanish|español|portuguese|italian|russian|chinese|japanese|korean|arabic|hindi"
+_TONGUES = "english|englisch|german|deutsch|french|français|spanish|español|italian|russian|chinese|japanese|korean|arabic|hindi"
 _LANGUAGE = re.compile(
     rf"\b(?:in|auf|en|into|to)\s+(?:(?:plain|simple|british|american|good)\s)?(?:{_TONGUES})\b|用(?:中文|英文|英语|汉语|日语)",
     re.IGNORECASE,
 )
 _IT = "(?: (?:it|this|that|more|better))*"
 _VAGUE = re.compile(
-    rf"\W*(?:please |can you |could you )?(?:help(?: me)?|do{_IT}|fix{_IT}|explain{_IT}|improve{_IT}|make{_IT}|continue|go on|more"
-    r"|tell me (?:something|more|about (?:it|this|that|stuff|things))|what about (?:it|this|that)|write something|say something"
-    r"|anything|something|stuff|and|so|ok|okay|yes|no|why|how|what|帮帮我|继续|然后呢)\W*",
+    rf"\W*(?:please |can you |could you )?(?:help(?: me)?|do{_IT}|fix{_IT}|explain{_IT}|improve{_IT}|make{_IT}|continue|go on"
+    r"|more|tell me (?:something|more|about (?:it|this|that|stuff|things))|what about (?:it|this|that)|write something"
+    r"|say something|anything|something|stuff|and|so|ok|okay|yes|no|why|how|what|帮帮我|继续|然后呢)\W*",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")

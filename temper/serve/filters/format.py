@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from temper.errors import DataError
 from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
@@ -34,28 +34,14 @@ _SHOWN = 80
 class Format:
     """Judges the content against `turn.schema`; without one it says nothing. `violations` is how many are told at most."""
 
+    name: ClassVar[str] = "format"
+    pace: ClassVar[Pace] = "final"
+    heavy: ClassVar[bool] = True
+    reach: ClassVar[int] = 0
+    default_channels: ClassVar[tuple[Channel, ...]] = (Channel.CONTENT,)
+    default_action: ClassVar[Action] = Action.REWRITE
+
     violations: int = 5
-    name = "format"
-
-    @property
-    def pace(self) -> Pace:
-        return "final"
-
-    @property
-    def reach(self) -> int:
-        return 0
-
-    @property
-    def heavy(self) -> bool:
-        return True
-
-    @property
-    def default_channels(self) -> tuple[Channel, ...]:
-        return (Channel.CONTENT,)
-
-    @property
-    def default_action(self) -> Action:
-        return Action.REWRITE
 
     def __call__(self, view: View, /) -> Sequence[Finding]:
         schema = view.turn.schema

@@ -9,7 +9,7 @@ and shared by the process.
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from temper.errors import PolicyError
 from temper.serve.verdict import ACTIONS, Action, Canary, Channel, Finding, Pace, View, canary_turn
@@ -39,40 +39,26 @@ class Harm:
     are graders by name. Raises `PolicyError` for a threshold outside (0, 1] or a length below 1000.
     """
 
+    name: ClassVar[str] = "harm"
+    pace: ClassVar[Pace] = "sentence"
+    heavy: ClassVar[bool] = True
+    reach: ClassVar[int] = 0
+    default_channels: ClassVar[tuple[Channel, ...]] = (Channel.INPUT, Channel.REASONING, Channel.CONTENT)
+    default_action: ClassVar[Action] = Action.BLOCK
+
     threshold: float | None = None
     request_threshold: float | None = None
     uncovered: Literal["allow", "review", "block"] = "allow"
     most_characters: int = 100_000
     grader: str = "harm"
     request: str = "request-harm"
-    name = "harm"
 
     def __post_init__(self) -> None:
         for field, given in (("threshold", self.threshold), ("request_threshold", self.request_threshold)):
             if given is not None and not 0 < given <= 1:
-                raise PolicyError(f"harm: {field} = {given}; wanted a number above 0 and at most 1, such as 0.5")
+                raise PolicyError(f"{field} = {given}; wanted a number above 0 and at most 1, such as 0.5")
         if self.most_characters < PROMPT:
-            raise PolicyError(f"harm: most_characters = {self.most_characters}; wanted at least {PROMPT}")
-
-    @property
-    def pace(self) -> Pace:
-        return "sentence"
-
-    @property
-    def reach(self) -> int:
-        return 0
-
-    @property
-    def heavy(self) -> bool:
-        return True
-
-    @property
-    def default_channels(self) -> tuple[Channel, ...]:
-        return (Channel.INPUT, Channel.REASONING, Channel.CONTENT)
-
-    @property
-    def default_action(self) -> Action:
-        return Action.BLOCK
+            raise PolicyError(f"most_characters = {self.most_characters}; wanted at least {PROMPT}")
 
     def __call__(self, view: View, /) -> Sequence[Finding]:
         start = _start(view)

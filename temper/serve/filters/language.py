@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from temper.errors import PolicyError
 from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
@@ -39,33 +39,19 @@ class Language:
     Raises `PolicyError` for fewer words than 1.
     """
 
+    name: ClassVar[str] = "language"
+    pace: ClassVar[Pace] = "sentence"
+    heavy: ClassVar[bool] = True
+    reach: ClassVar[int] = 0
+    default_channels: ClassVar[tuple[Channel, ...]] = (Channel.REASONING, Channel.CONTENT)
+    default_action: ClassVar[Action] = Action.ALLOW
+
     words: int = 8
     asked: bool = True
-    name = "language"
 
     def __post_init__(self) -> None:
         if self.words < 1:
-            raise PolicyError(f"language: words = {self.words}; wanted 1 or more, such as 8")
-
-    @property
-    def pace(self) -> Pace:
-        return "sentence"
-
-    @property
-    def reach(self) -> int:
-        return 0
-
-    @property
-    def heavy(self) -> bool:
-        return True
-
-    @property
-    def default_channels(self) -> tuple[Channel, ...]:
-        return (Channel.REASONING, Channel.CONTENT)
-
-    @property
-    def default_action(self) -> Action:
-        return Action.ALLOW
+            raise PolicyError(f"words = {self.words}; wanted 1 or more, such as 8")
 
     def __call__(self, view: View, /) -> Sequence[Finding]:
         from temper.text.language import spans

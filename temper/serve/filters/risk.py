@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import re2
 
@@ -35,37 +35,23 @@ class Risk:
     Raises `PolicyError` for a notice about no domain.
     """
 
+    name: ClassVar[str] = "risk"
+    pace: ClassVar[Pace] = "sentence"
+    heavy: ClassVar[bool] = True
+    reach: ClassVar[int] = 0
+    default_channels: ClassVar[tuple[Channel, ...]] = (Channel.INPUT,)
+    default_action: ClassVar[Action] = Action.REVIEW
+
     medicine: Answer = "review"
     law: Answer = "review"
     finance: Answer = "review"
     self_harm: Answer = "review"
     notices: Mapping[str, str] = field(default_factory=dict)
-    name = "risk"
 
     def __post_init__(self) -> None:
         for domain in self.notices:
             if domain not in DOMAINS:
-                raise PolicyError(f"risk: notices.{domain}: no such domain; {nearest(domain, DOMAINS)}")
-
-    @property
-    def pace(self) -> Pace:
-        return "sentence"
-
-    @property
-    def reach(self) -> int:
-        return 0
-
-    @property
-    def heavy(self) -> bool:
-        return True
-
-    @property
-    def default_channels(self) -> tuple[Channel, ...]:
-        return (Channel.INPUT,)
-
-    @property
-    def default_action(self) -> Action:
-        return Action.REVIEW
+                raise PolicyError(f"notices.{domain}: no such domain; {nearest(domain, DOMAINS)}")
 
     def __call__(self, view: View, /) -> Sequence[Finding]:
         folded = fold(view.text)
