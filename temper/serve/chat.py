@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 
 from temper import types
 from temper.errors import DataError, StorageError
-from temper.serve import agentic, ids, lint
+from temper.serve import agentic, ids, lint, nightly
 from temper.serve.access import identify
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
@@ -384,9 +384,10 @@ class Exchange:
         said = {i: Said() for i in self.finishes}
         for d in out:
             said.setdefault(d.choice, Said()).add(d.channel, d.text, d.call, *self._called(d))
-        await self._write_plain([self._choice(i, s, release) for i, s in sorted(said.items())])
+        await self._write_plain([self._choice(i, s) for i, s in sorted(said.items())])
+        await self._sampled(release)
 
-    def _choice(self, i: int, said: Said, release: Release) -> dict[str, Any]:
+    def _choice(self, i: int, said: Said) -> dict[str, Any]:
         finish = self.finishes.get(i, "stop")
         if self.notice.first:
             said.content = self.notice.first + said.content
@@ -480,6 +481,7 @@ class Exchange:
             return
         self.action = max(self.action, release.verdict.action)
         await self._write_end({i: self.finishes.get(i, "stop") for i in range(self._expected())})
+        await self._sampled(release)
 
     def _whole(self) -> bool:
         """Whether a filter judges the answer's format, so that it may have to be asked again before a word is out."""
@@ -502,10 +504,7 @@ class Exchange:
         patience = self.limits.first_byte_s
         while (events := await self._next(source, release, patience)) is not None:
             patience = self.limits.idle_s
-            due = False
-            for event in events:
-                due = self._feed_event(event, release) or due
-            if due and release.stopped is None:
+            if self._feed_events(events, release) and release.stopped is None:
                 await self._put(await release.scan())
             if release.stopped is not None and release.stopped is not Action.REVIEW:
                 return
@@ -536,23 +535,35 @@ class Exchange:
             if now >= alive:
                 await self._write(ALIVE)
 
-    def _feed_event(self, event: Mapping[str, Any], release: Release) -> bool:
-        due = False
-        if event.get("usage"):
-            self._count(event["usage"])
-        choices = event.get("choices")
-        if not isinstance(choices, list):
-            return False
-        for choice in choices:
-            if not isinstance(choice, dict):
-                raise broken("a choice is not an object")
-            i = self._index(choice)
-            given = choice.get("delta") if self.kind == "chat" else choice
-            if given:
-                for delta in self._deltas(i, given):
-                    due = release.feed(delta) or due
-            if choice.get("finish_reason") is not None:
-                self.finishes[i] = finish_of(choice["finish_reason"])
+    def _feed_events(self, events: Sequence[Mapping[str, Any]], release: Release) -> bool:
+        """Take in what one read brought, neighbouring pieces of one channel as one; True when a scan is due."""
+        due, i, texts = False, 0, list[str]()
+        for event in events:
+            if event.get("usage"):
+                self._count(event["usage"])
+            choices = event.get("choices")
+            for choice in choices if isinstance(choices, list) else ():
+                if not isinstance(choice, dict):
+                    raise broken("a choice is not an object")
+                given = choice.get("delta") if self.kind == "chat" else choice
+                if (
+                    type(given) is dict
+                    and len(given) == 1
+                    and type(text := given.get("content")) is str
+                    and choice.get("index") == i
+                ):
+                    texts.append(text)
+                elif given:
+                    if texts:
+                        due = release.feed(Delta(i, Channel.CONTENT, "".join(texts))) or due
+                        texts = []
+                    i = self._index(choice)
+                    for delta in self._deltas(i, given):
+                        due = release.feed(delta) or due
+                if choice.get("finish_reason") is not None:
+                    self.finishes[self._index(choice)] = finish_of(choice["finish_reason"])
+        if texts:
+            due = release.feed(Delta(i, Channel.CONTENT, "".join(texts))) or due
         return due
 
     async def _put(self, deltas: Sequence[Delta]) -> None:
@@ -566,6 +577,14 @@ class Exchange:
                 frames += [self.wire.text(i, Channel.CONTENT, self.notice.first) for i in range(self._expected())]
         frames += [self.wire.text(d.choice, d.channel, d.text, d.call, *self._called(d)) for d in deltas]
         await self._write(b"".join(frames))
+
+    async def _sampled(self, release: Release) -> None:
+        """Keep what passed, encrypted, for the scheduled audit, where it was drawn."""
+        if not nightly.chosen(self.policy):
+            return
+        box = nightly.box(self.policy, self._request(), [answer_row(a) for a in release.answers()])
+        keep_s = self.policy.audit.keep_s
+        self.vault_id = await self.gateway.store.run(lambda conn: self.gateway.vault.put(conn, "sample", box, keep_s))
 
     # What was stopped.
 
