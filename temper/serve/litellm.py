@@ -118,7 +118,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
             return wrong(400, "the body is not what LiteLLM's guardrail API posts", None)
         guard = gateway.guards.get(who.policy, gateway.guard)
         told, found, read = await judge(guard, asked, key=who.id, pool=gateway.pool)
-        model = asked.model if asked.model in gateway.meters.models else "other"  # anybody may name one, so it is no fact
+        model = gateway.meters.named(asked.model or "")
         row = _row(guard, model, told, found, read, who, at, time.perf_counter() - began)
         gateway.journal.response(row)
         gateway.meters.response(row)
