@@ -9,10 +9,11 @@ Russian. Leaves out digits for letters, letters set apart by spaces, and escapes
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from temper.text.confusables import BARS, ROUGH, TWINS
+from temper.text.confusables import BARS, TWINS
 from temper.text.invisible import IGNORABLE
 
 _UNSEEN = rf"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f{IGNORABLE}"
@@ -35,10 +36,12 @@ _ODD = "\ufdd0"
 _MARK = re.compile(f"[{_MARKS}]")
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_LOOKS = {**ROUGH, **dict.fromkeys(map(ord, BARS), "l"), **{ord(c): letter for letter, twins in TWINS.items() for c in twins}}
+_LOOKS = {ord(twin): letter for letter, twins in {**TWINS, "l": TWINS["l"] + BARS}.items() for twin in twins}
 _LATIN = r"A-Za-zÀ-ÖØ-öø-ɏＡ-Ｚａ-ｚ"
 _ALIKE = "".join(map(chr, _LOOKS))
 _MIXED = re.compile(rf"[{_LATIN}][{_UNSEEN}{_OVER}]*[{_ALIKE}]|[{_ALIKE}][{_UNSEEN}{_OVER}]*[{_LATIN}]")
+_FOREIGN = re.compile(rf"(?:[^{_LATIN}]|[{_ALIKE}])+")
+_DISGUISE = re.compile(rf"[{_ALIKE}{_UNSEEN}{_OVER}]+")
 _UNIFIED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
 """Scripts without spaces, next to which a Latin letter is no disguise."""
 _WORD = re.compile(rf"(?:(?![{_UNIFIED}])[^\W\d_]|[{_UNSEEN}{_OVER}])+")
@@ -48,29 +51,37 @@ _MOST_MARKS = 30
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Folded text with the raw place of each character: `places[i]` is where folded character i begins in the raw text, and one
-    more stands for the end; None where each character stands where it stood.
+    """Folded text that knows its raw places. From `starts[k]` on, folded characters stand one by one from `raws[k]` on; the last of
+    both are the lengths of the texts. Both are empty where each character stands where it stood.
     """
 
     text: str
-    places: tuple[int, ...] | None = None
+    starts: Sequence[int] = ()
+    raws: Sequence[int] = ()
 
     def raw(self, i: int) -> int:
         """Where folded character `i` begins in the raw text; the raw length for the length of the folded text."""
-        return i if self.places is None else self.places[i]
+        if not self.starts:
+            return i
+        k = bisect_right(self.starts, i) - 1
+        return self.raws[k] + i - self.starts[k]
 
     def at(self, place: int) -> int:
         """The first folded character that begins at the raw `place` or after it."""
-        return place if self.places is None else bisect_left(self.places, place)
+        if not self.starts:
+            return place
+        k = bisect_left(self.raws, place)
+        if k == 0 or self.raws[k] == place:
+            return self.starts[k]
+        return min(self.starts[k - 1] + place - self.raws[k - 1], self.starts[k])
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """The raw range of folded `[start:end]`, not empty. A raw character that folds to several belongs to it whole."""
-        if self.places is None:
-            return start, end
-        last = self.places[end]
-        if last == self.places[end - 1]:
-            last = self.places[bisect_right(self.places, last)]
-        return self.places[start], last
+        last = self.raw(end)
+        while last == self.raw(end - 1):
+            end += 1
+            last = self.raw(end)
+        return self.raw(start), last
 
 
 @lru_cache(maxsize=8)
@@ -80,11 +91,14 @@ def fold(raw: str, *, escapes: bool = False) -> Folded:
         return _folded(raw)
     text, places = _decoded(raw)
     folded = _folded(text)
-    return Folded(folded.text, tuple(places) if folded.places is None else tuple([places[p] for p in folded.places]))
+    if not folded.starts:
+        return Folded(folded.text, range(len(places)), places)
+    return Folded(folded.text, range(len(folded.text) + 1), [places[folded.raw(i)] for i in range(len(folded.text) + 1)])
 
 
 def back(text: str, place: int, reach: int, *, escapes: bool = False) -> int:
     """A raw place at least `reach` folded characters before `place`, or 0, from which the text can be folded by itself."""
+    place = boundary(text, place, escapes=escapes)
     step = reach
     while (start := boundary(text, place - step, escapes=escapes)) > 0:
         if len(fold(text[start:place], escapes=escapes).text) >= reach:
@@ -169,26 +183,42 @@ def _folded(raw: str) -> Folded:
     return Folded(text)
 
 
-def _as_latin(match: re.Match[str]) -> str:
-    word = match[0]
-    return word if word.isascii() or _MIXED.search(word) is None else word.translate(_LOOKS)
+def _as_latin(word: re.Match[str]) -> str:
+    """A word with Latin letters: those between them that all look like Latin ones are read as such."""
+    return word[0] if word[0].isascii() or _MIXED.search(word[0]) is None else _FOREIGN.sub(_undisguised, word[0])
+
+
+def _undisguised(run: re.Match[str]) -> str:
+    return run[0].translate(_LOOKS) if _DISGUISE.fullmatch(run[0]) else run[0]
 
 
 def _shrunk(raw: str) -> Folded:
     """ASCII with runs of white space or with control characters."""
     pieces: list[str] = []
-    places: list[int] = []
-    at = 0
+    starts, raws = [0], [0]
+    at = size = 0
     for match in _RUN.finditer(raw):
-        pieces.append(raw[at : match.start()])
-        places.extend(range(at, match.start()))
-        at = match.end()
+        start, end = match.span()
+        pieces.append(raw[at:start])
+        size += start - at
         if _SPACES.search(match[0]) is not None:
+            if size > starts[-1]:
+                starts.append(size)
+                raws.append(start)
             pieces.append(" ")
-            places.append(match.start())
+            size += 1
+        if size > starts[-1]:
+            starts.append(size)
+            raws.append(end)
+        else:
+            raws[-1] = end
+        at = end
     pieces.append(raw[at:])
-    places.extend(range(at, len(raw) + 1))
-    return Folded(_spaced("".join(pieces)), tuple(places))
+    size += len(raw) - at
+    if size > starts[-1]:
+        starts.append(size)
+        raws.append(len(raw))
+    return Folded(_spaced("".join(pieces)), starts, raws)
 
 
 def _spaced(text: str) -> str:
@@ -202,12 +232,12 @@ def _by_clusters(raw: str) -> Folded:
     spaced = False
     for match in _CLUSTER.finditer(raw):
         cluster, start = match[0], match.start()
-        if cluster.isascii() and cluster > " " and cluster != "\x7f":
+        if " " < cluster[0] < "\x7f" and cluster.isascii():
             pieces.append(cluster.lower())
             places.extend(range(start, match.end()))
             spaced = False
             continue
-        folded = _unified(cluster)
+        folded = _alone(cluster) if len(cluster) == 1 else _unified(cluster)
         if spaced and folded.startswith(" "):
             folded = folded[1:]
         if folded:
@@ -215,7 +245,7 @@ def _by_clusters(raw: str) -> Folded:
             places.extend([start] * len(folded))
             spaced = folded.endswith(" ")
     places.append(len(raw))
-    return Folded("".join(pieces), tuple(places))
+    return Folded("".join(pieces), range(len(places)), places)
 
 
 def _unified(cluster: str) -> str:
@@ -223,6 +253,9 @@ def _unified(cluster: str) -> str:
     seen = _HIDDEN.sub("", cluster)
     unified = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     return _SPACES.sub(" ", _LEFT_OVER.sub("", unified))
+
+
+_alone = lru_cache(maxsize=4096)(_unified)
 
 
 class _Table(dict[int, str]):
