@@ -227,8 +227,8 @@ def test_a_request_waits_for_its_reviewer_as_long_as_the_policy_says(tmp_path: P
     policy = POLICY + "[review]\nwait_s = 10\n"
 
     async def decide(w: World, verdict: str) -> None:
+        waiting = select(holds.c.id).where(holds.c.state == "waiting")
         while True:
-            waiting = select(holds.c.id).where(holds.c.state == "waiting")
             found = await w.gateway.store.run(lambda c: c.scalar(waiting))
             if found:
                 break
