@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 ALIVE_S: Final = 10.0
 """A stream on which nothing is released says so this often, in seconds, so that nobody between takes it for dead."""
 RETRY_S: Final = 5
+DRAINED: Final = 4 * 2**20
 _LIMITS = frozenset(f.name for f in fields(Limits))
 _THINKS = {"auto": None, "yes": True, "no": False}
 _BROKEN = "a filter failed, and text that cannot be scanned is not let through; try again"
@@ -134,7 +135,7 @@ class Exchange:
         if not self.gateway.journal.accepts:
             self.gateway.meters.shed("journal")
             raise overloaded("what is answered cannot be put on record just now", RETRY_S)
-        raw = await read_body(self._receive, self.headers, self.limits.request_bytes)
+        raw = await read_body(self._receive, self.limits.request_bytes)
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()
         watch = asyncio.ensure_future(self._watch(asyncio.current_task()))
@@ -872,11 +873,8 @@ def public_url(gateway: Gateway) -> str:
     return settings.public_url.rstrip("/") or f"http://{settings.host}:{settings.port}"
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
+async def read_body(receive: Receive, most: int) -> bytes:
     """The whole body, at most `most` bytes (0: any). Raises `ApiError` 413, `Gone`."""
-    length = headers.get(b"content-length", b"")
-    if most and length.isdigit() and int(length) > most:
-        raise _too_large(most)
     parts, size = [], 0
     while True:
         message = await receive()
@@ -884,10 +882,15 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int)
             raise Gone
         data = message.get("body", b"")
         size += len(data)
+        ends = not message.get("more_body", False)
         if most and size > most:
-            raise _too_large(most)
+            # read on for a while: a client that is still sending would see a broken connection instead of the answer
+            parts.clear()
+            if ends or size > most + DRAINED:
+                raise _too_large(most)
+            continue
         parts.append(data)
-        if not message.get("more_body", False):
+        if ends:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
