@@ -13,7 +13,7 @@ CHANCE = random.Random(3)
 PROSE = " ".join(CHANCE.choice(WORDS) + ("." if i % 11 == 0 else "") for i in range(400))
 PASSAGE = (
     "the model goes on about one thing that is said again in the very same words and with the very same end and nothing "
-    "new comes of it since all has been said before and before that too and so it goes on and on for as long as one lets it go on. "
+    "new comes of it since all has been said before and before that too and so it goes on and on for as long as it may. "
 )
 
 

@@ -4,8 +4,8 @@
 
 DATA is the folder with prompts.jsonl.gz, sft.jsonl.gz, reasoning.jsonl.gz, langtext.jsonl.gz and responses.jsonl.gz. Prints,
 for the injection filter, recall on each source of attacks and false alarms on each source of ordinary requests; for every other
-filter false alarms on ordinary texts; all with Wilson intervals; and the CPU time of each filter per 1,200 clean characters, whole and
-streamed in 128s. With -v the ids of the texts in question.
+filter false alarms on ordinary texts; all with Wilson intervals; and the CPU time of each filter per 1,200 clean characters, whole
+and streamed in 128s. With -v the ids of the texts in question.
 """
 
 import argparse
