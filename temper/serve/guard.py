@@ -4,22 +4,29 @@ A guard is a pure function of a view and the policy. A filter that raises is an 
 by default a block: text that nobody could read is not released.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 from temper.serve.policy import Policy, Setting
 from temper.serve.verdict import Action, Channel, Finding, Pace, Verdict, View
+
+if TYPE_CHECKING:
+    from temper.serve.pool import Pool
 
 log = logging.getLogger(__name__)
 ALL: frozenset[Pace] = frozenset({"window", "sentence", "final"})
 
 
 class Guard:
-    """The filters of a policy, sorted by channel."""
+    """The filters of a policy, sorted by channel. `timed` is told the name of each filter that ran here and its seconds."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, timed: Callable[[str, float], None] | None = None) -> None:
         self.policy = policy
+        self.timed = timed
         self.of = {c: tuple(s for s in policy.filters if c in s.channels) for c in Channel}
 
     def reach(self, channel: Channel) -> int:
@@ -28,7 +35,33 @@ class Guard:
 
     def scan(self, view: View, paces: Iterable[Pace] = ALL) -> Verdict:
         """Every filter of the view's channel whose pace is wanted, in this thread."""
-        return summed(opinion(s, view) for s in self.of[view.channel] if s.filter.pace in paces)
+        found = [self._opinion(s, view) for s in self.of[view.channel] if s.filter.pace in paces]
+        return summed(found, scanned=len(view.text))
+
+    async def judge(self, view: View, paces: Iterable[Pace] = ALL, pool: "Pool | None" = None) -> Verdict:
+        """As `scan`, with the heavy filters in the pool, all at once; they are not asked where a light one already blocks."""
+        wanted = [s for s in self.of[view.channel] if s.filter.pace in paces]
+        heavy = [s for s in wanted if s.filter.heavy] if pool is not None else []
+        light = [self._opinion(s, view) for s in wanted if not heavy or not s.filter.heavy]
+        verdict = summed(light, scanned=len(view.text))
+        if not heavy or pool is None or verdict.action is Action.BLOCK:
+            return verdict
+        return summed([*light, *await asyncio.gather(*(self._pooled(pool, s, view) for s in heavy))], scanned=len(view.text))
+
+    def _opinion(self, setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
+        if self.timed is None:
+            return opinion(setting, view)
+        begun = perf_counter()
+        found = opinion(setting, view)
+        self.timed(setting.name, perf_counter() - begun)
+        return found
+
+    async def _pooled(self, pool: "Pool", setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
+        begun = perf_counter()
+        found = await pool.call(setting, view)
+        if self.timed is not None:
+            self.timed(setting.name, perf_counter() - begun)
+        return found
 
 
 def opinion(setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
@@ -37,9 +70,9 @@ def opinion(setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
         found = setting.filter(view)
     except Exception as error:  # noqa: BLE001  a filter is anybody's code, and whatever it raises must not let text pass
         log.critical("filter %s failed on %s: %s", setting.name, view.channel, type(error).__name__)
-        why = f"the filter failed ({type(error).__name__}); on_error = {setting.on_error.label}"
-        failed = Finding(setting.name, "error", "error", setting.on_error, why=why, shadow=setting.shadow)
-        return (failed,), setting.name
+        return failure(setting, type(error).__name__)
+    if not found:
+        return (), ""
     return tuple(
         replace(
             f,
@@ -51,7 +84,13 @@ def opinion(setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
     ), ""
 
 
-def summed(opinions: Iterable[tuple[Sequence[Finding], str]]) -> Verdict:
+def failure(setting: Setting, why: str) -> tuple[Sequence[Finding], str]:
+    """What a filter that failed counts as: a finding with its `on_error`, and its name."""
+    why = f"the filter failed ({why}); on_error = {setting.on_error.label}"
+    return (Finding(setting.name, "error", "error", setting.on_error, why=why, shadow=setting.shadow),), setting.name
+
+
+def summed(opinions: Iterable[tuple[Sequence[Finding], str]], *, scanned: int = 0) -> Verdict:
     """The strictest action of the findings that count."""
     findings: list[Finding] = []
     errors: list[str] = []
@@ -63,7 +102,7 @@ def summed(opinions: Iterable[tuple[Sequence[Finding], str]]) -> Verdict:
         for f in found:
             if not f.shadow and f.action is not None and f.action > action:
                 action = f.action
-    return Verdict(action, tuple(findings), tuple(errors))
+    return Verdict(action, tuple(findings), tuple(errors), scanned)
 
 
 def redacted(text: str, findings: Iterable[Finding]) -> str:

@@ -1,0 +1,155 @@
+"""Many RE2 patterns over the new end of a text: one set says which occur, and only those are looked for one by one.
+
+RE2 needs time linear in the text whatever a pattern or a text looks like. Patterns are matched on folded text (`fold.py`), with
+case ignored; an `exact` one must also match the place it found with its case kept. Only what is new is read, and as much before
+it as the longest match may have begun in.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from re import _constants, _parser  # type: ignore[attr-defined]
+
+import re2
+
+from temper.errors import GuardError, PolicyError
+from temper.serve.fold import Folded, back, fold
+from temper.serve.verdict import Channel, View
+from temper.text.invisible import visible
+
+LONGEST = 4096
+"""Characters of the longest match a pattern may have: so much text is held back at least."""
+MEMORY = 256 << 20
+"""Bytes RE2 may use for one set; 20,000 rules take a fraction. Beyond it a set gives up, which `Patterns` turns into an error."""
+_SPACES = re.compile(r"(?<!\\)((?:\\\\)*)(?:\\s|\[\\s\]| )[+*](\?)?")
+_CLASSES = re.compile(r"\\[pP](?:\{\^?\w+\}|\w)|\[:\^?\w+:\]")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Pattern number `index` occurs at `start:end` of the raw text; `text` is the folded match."""
+
+    index: int
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of a view, folded: what is new from `fresh` on, and before it what was asked for. `at` is where it lies in the raw text."""
+
+    folded: Folded
+    at: int
+    fresh: int
+
+    @property
+    def text(self) -> str:
+        return self.folded.text
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """The raw range of a folded one."""
+        a, b = self.folded.span(start, end)
+        return self.at + a, self.at + b
+
+
+def tail(view: View, reach: int) -> Tail:
+    """The new part of a view and at least `reach` folded characters before it, fewer only where the text begins."""
+    escapes = view.channel is Channel.TOOL_ARGS
+    at = back(view.text, view.fresh, reach + 1, escapes=escapes) if view.fresh else 0
+    folded = fold(view.text[at:] if at else view.text, escapes=escapes)
+    return Tail(folded, at, folded.at(view.fresh - at))
+
+
+class Patterns:
+    """Compiled patterns. `reach` is the longest match in characters."""
+
+    def __init__(self, patterns: Sequence[str], exact: Sequence[str] = ()) -> None:
+        self.patterns = tuple(patterns)
+        self._exact = tuple(exact) or ("",) * len(self.patterns)
+        self._set = re2.Set.SearchSet(options())
+        for pattern in self.patterns:
+            self._set.Add(pattern)
+        # a set that runs out of memory says that nothing matched; what always matches tells the one from the other
+        self._sentinel = self._set.Add("^")
+        self._set.Compile()
+        self._found: dict[int, re2._Regexp] = {}
+
+    def hits(self, view: View, reach: int) -> Iterator[Hit]:
+        """Matches that no earlier view had whole, or that touched the end of one. Raises `GuardError` when RE2 gives up."""
+        part = tail(view, reach)
+        yield from self.within(part, max(part.fresh - reach - 1, 0), view.fresh, view.text)
+
+    def within(self, part: Tail, start: int, fresh: int, raw: str) -> Iterator[Hit]:
+        text = well_formed(part.text[start:])
+        for index in self.occurring(text):
+            for found in self._one(index).finditer(text):
+                a, b = part.span(start + found.start(), start + found.end())
+                if b >= fresh and (not self._exact[index] or self._case_fits(index, raw[a:b])):
+                    yield Hit(index, a, b, found.group())
+
+    def occurring(self, text: str) -> list[int]:
+        """The patterns that occur in a folded text, without their places. Raises `GuardError` when RE2 gives up."""
+        found = self._set.Match(text)
+        if not found or self._sentinel not in found:
+            raise GuardError("RE2 ran out of memory over this set of rules; split it over several filters")
+        return sorted(i for i in found if i != self._sentinel)
+
+    def _one(self, index: int) -> "re2._Regexp":
+        if index not in self._found:
+            self._found[index] = re2.compile(self.patterns[index], options())
+        return self._found[index]
+
+    def _case_fits(self, index: int, raw: str) -> bool:
+        return re2.search(self._exact[index], well_formed(cased(raw))) is not None
+
+
+def options() -> "re2.Options":
+    """Case is ignored, and memory is enough for any set that is read."""
+    options = re2.Options()
+    options.case_sensitive = False
+    options.max_mem = MEMORY
+    options.log_errors = False
+    return options
+
+
+def well_formed(text: str) -> str:
+    """The text as UTF-8 can write it: half a surrogate pair, which JSON may carry, becomes a question mark."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def cased(raw: str) -> str:
+    """Folded but for its case: visible characters, compatible forms unified, runs of white space as one, JSON escapes decoded."""
+    plain = _ESCAPE.sub(lambda m: chr(int(m[1], 16)), raw) if "\\u" in raw else raw
+    return " ".join(unicodedata.normalize("NFKC", visible(plain)).split(" "))
+
+
+def folded_pattern(pattern: str) -> str:
+    """A pattern as it has to be written for folded text: other scripts folded, and a run of white space as the one that is left."""
+    pattern = _SPACES.sub(lambda m: m[1] + (r"\s?" if "*" in m[0] else r"\s"), pattern)
+    return "".join(c if c.isascii() else _literal(c) for c in unicodedata.normalize("NFC", pattern))
+
+
+def _literal(char: str) -> str:
+    kept = fold(char).text
+    return re2.escape(kept) if kept.isascii() else kept
+
+
+def literal(phrase: str) -> str:
+    """A phrase as a pattern for folded text."""
+    return re2.escape(fold(phrase).text.strip())
+
+
+def width(pattern: str) -> tuple[int, int | None]:
+    """The fewest and most characters a pattern can match, None where there is no most. Raises `PolicyError` where unknown."""
+    try:
+        low, high = _parser.parse(_CLASSES.sub("x", pattern).replace(r"\z", r"\Z")).getwidth()
+    except re.error as error:
+        raise PolicyError(f"its length cannot be told ({error}); give `reach`, the longest text it matches") from None
+    return low, None if high >= _constants.MAXREPEAT else high
