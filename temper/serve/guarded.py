@@ -74,12 +74,10 @@ class _Heard:
 
 
 def _heard(guard: Guard, example: Example) -> _Heard:
-    """What users said, message by message; the gateway's operator and the model are not users."""
+    """Every message that the model would read, as the gateway scans them."""
     turn = turn_of(guard.policy, example)
-    silent = Verdict()
-    verdicts = tuple(guard.scan(View(Channel.INPUT, m.content, turn)) if m.role == "user" else silent for m in example.messages)
-    counts = guard.policy.channels[Channel.INPUT].mode != "observe"
-    return _Heard(max((v.action for v in verdicts), default=Action.ALLOW) if counts else Action.ALLOW, verdicts)
+    verdicts = tuple(guard.scan(View(Channel.INPUT, m.content, turn)) for m in example.messages)
+    return _Heard(max((v.action for v in verdicts), default=Action.ALLOW), verdicts)
 
 
 def turn_of(policy: Policy, example: Example) -> Turn:
