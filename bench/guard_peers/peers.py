@@ -114,10 +114,11 @@ def environment(peer: Peer, upstream: str, files: Path) -> dict[str, str]:
 
 
 def ours() -> str:
-    """The rules as a policy: every channel behind the hold-back window, and nothing else in it."""
+    """The rules as a policy: every channel behind the hold-back window. Tools may be called, no limit ends the load."""
     rows = [f"[[rules]]\nid = \"regex-{i}\"\npattern = '{pattern}'\nreach = 64\n" for i, pattern in enumerate(REGEXES)]
     phrases = json.dumps(PHRASES)
-    return "\n".join(['name = "bench"', *rows, f'[[rules]]\nid = "phrases"\nphrases = {phrases}\n'])
+    off = '[agentic]\naction = "allow"\n[lint]\nmode = "off"\n[limits]\nrequests_per_minute = 0\n'
+    return "\n".join(['name = "bench"', off, *rows, f'[[rules]]\nid = "phrases"\nphrases = {phrases}\n'])
 
 
 def custom(name: str) -> list[dict[str, Any]]:
