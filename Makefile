@@ -16,12 +16,18 @@ $(STAMP): pyproject.toml scripts/install
 demo: $(STAMP)  ## train base / SFT / RL / hybrid on the embedded model and write one report
 	$(BIN)/temper run recipes/quickstart.toml
 
+# the client of the previous major version has an environment of its own
+PREVIOUS := $(VENV)/openai-previous
+
 $(TESTED): $(STAMP)
+	scripts/system
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[inspect]'
+	$(PYTHON) -m venv $(PREVIOUS)
+	$(PREVIOUS)/bin/python -m pip --disable-pip-version-check install --quiet 'openai>=2,<3'
 	touch $(TESTED)
 
-test: $(TESTED)  ## the whole test suite, with the real inspect_ai
-	$(BIN)/python -m pytest
+test: $(TESTED)  ## the whole test suite, with the real inspect_ai, both openai clients, PostgreSQL and Chromium
+	TEMPER_OPENAI_PREVIOUS=$(abspath $(PREVIOUS))/bin/python $(BIN)/python -m pytest
 
 check: $(STAMP)  ## lint, types, import contract
 	$(BIN)/ruff check temper tests bench examples tools

@@ -83,12 +83,18 @@ class Patterns:
         yield from self.within(part, max(part.fresh - reach - 1, 0), view.fresh, view.text)
 
     def within(self, part: Tail, start: int, fresh: int, raw: str) -> Iterator[Hit]:
+        """Matches in the folded text from `start` on that end at the raw place `fresh` or later."""
+        for index, first, last in self.places(part, start):
+            a, b = part.span(first, last)
+            if b >= fresh and (not self._exact[index] or self._case_fits(index, raw[a:b])):
+                yield Hit(index, a, b, part.text[first:last])
+
+    def places(self, part: Tail, start: int) -> Iterator[tuple[int, int, int]]:
+        """Pattern, start and end of every match in the folded text from `start` on, whatever its case."""
         text = well_formed(part.text[start:])
         for index in self.occurring(text):
             for found in self._one(index).finditer(text):
-                a, b = part.span(start + found.start(), start + found.end())
-                if b >= fresh and (not self._exact[index] or self._case_fits(index, raw[a:b])):
-                    yield Hit(index, a, b, found.group())
+                yield index, start + found.start(), start + found.end()
 
     def occurring(self, text: str) -> list[int]:
         """The patterns that occur in a folded text, without their places. Raises `GuardError` when RE2 gives up."""

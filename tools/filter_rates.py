@@ -1,0 +1,192 @@
+"""How often the filters fire on rows that people called benign or safe, and what a call costs: the figures of docs/policy.md.
+
+    python tools/filter_rates.py DATA [harm|risk|language|lint|speed ...] [--rows 400]
+
+DATA is a folder with `prompts`, `responses`, `sft`, `reasoning` and `langtext` as .jsonl.gz; only rows of the split `dev` are read.
+Of each source at most `--rows` rows, chosen by a hash of their id, are judged. Streams are judged sentence by sentence, as the
+gateway does: one finding anywhere counts the whole answer.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import re
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from temper.serve.verdict import Action, Channel, Turn, View
+from temper.stats import proportion
+from temper.types import Example, Message
+
+Row = Mapping[str, Any]
+_SENTENCE = re.compile(r"[^.!?。！？\n]*[.!?。！？\n]+|[^.!?。！？\n]+$")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("data", type=Path)
+    options.add_argument("which", nargs="*", default=["harm", "risk", "language", "lint", "speed"])
+    options.add_argument("--rows", type=int, default=400)
+    given = options.parse_args()
+    for which in given.which:
+        print(f"\n## {which}", flush=True)
+        KINDS[which](given.data, given.rows)
+
+
+def rows(data: Path, name: str, most: int, keep: Callable[[Row], bool]) -> dict[str, list[Row]]:
+    """Dev rows by source, at most so many of each, chosen by a hash of their id."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row["split"] == "dev" and keep(row):
+                found[row["source"]].append(row)
+    chosen = {s: sorted(held, key=lambda r: hashlib.sha256(r["id"].encode()).digest())[:most] for s, held in found.items()}
+    return dict(sorted(chosen.items()))
+
+
+def told(what: str, source: str, hits: int, n: int, more: str = "") -> None:
+    rate = proportion(hits, n)
+    print(f"{what:28s} {source:22s} {hits:4d}/{n:<4d} {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}] {more}", flush=True)
+
+
+def turn(prompt: str, language: str = "") -> Turn:
+    return Turn("row", Example("row", (Message("user", prompt),)), language=language)
+
+
+def streamed(text: str) -> Iterator[tuple[str, int, bool]]:
+    """The text so far, where its unread part begins, and whether it is whole, at each end of a sentence."""
+    ends = [m.end() for m in _SENTENCE.finditer(text)] or [len(text)]
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield text[:end], start, end == ends[-1]
+
+
+def fires(judge: Any, channel: Channel, text: str, asked: Turn, stream: bool) -> bool:
+    parts = streamed(text) if stream else [(text, 0, True)]
+    found = [f for part, fresh, final in parts for f in judge(View(channel, part, asked, fresh, final))]
+    return any(f.action is not Action.ALLOW for f in found)
+
+
+def harm(data: Path, most: int) -> None:
+    from temper.serve.filters.harm import Harm
+
+    judge, wanted = Harm(), ("request", "question")
+    for label in ("benign", "harmful"):
+        for source, held in rows(data, "prompts", most, lambda r, x=label: r["label"] == x and r["kind"] in wanted).items():
+            told(f"input {label}", source, sum(fires(judge, Channel.INPUT, r["text"], turn(r["text"]), False) for r in held), len(held))
+    for source, held in rows(data, "reasoning", most, lambda r: r["language"] in ("en", "zh")).items():
+        told("input benign", source, sum(fires(judge, Channel.INPUT, r["question"], turn(""), False) for r in held), len(held))
+    answers(data, most, judge, Channel.CONTENT)
+    for level in (None, 0.9, 0.97, 0.99):
+        thoughts(data, most, Harm(threshold=level), level)
+
+
+def answers(data: Path, most: int, judge: Any, channel: Channel) -> None:
+    for label in ("safe", "unsafe"):
+        for source, held in rows(data, "responses", most, lambda r, x=label: r["label"] == x).items():
+            for stream in (False, True):
+                hits = sum(fires(judge, channel, r["response"], turn(r["prompt"]), stream) for r in held)
+                told(f"answer {label}", source, hits, len(held), "streamed" if stream else "whole")
+    for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
+        for stream in (False, True):
+            hits = sum(fires(judge, channel, _said(r, "assistant"), turn(_said(r, "user")), stream) for r in held)
+            told("answer helpful", source, hits, len(held), "streamed" if stream else "whole")
+
+
+def thoughts(data: Path, most: int, judge: Any, level: float | None) -> None:
+    for source, held in rows(data, "sft", most, lambda r: r["tag"] == "safety_reasoning").items():
+        hits = sum(fires(judge, Channel.REASONING, _thought(r), turn(_said(r, "user")), True) for r in held)
+        told("thought safe", source, hits, len(held), f"streamed, threshold {level}")
+    for source, held in rows(data, "reasoning", most, lambda r: bool(r.get("rationale")) and r["language"] == "en").items():
+        hits = sum(fires(judge, Channel.REASONING, r["rationale"], turn(r["question"]), True) for r in held)
+        told("thought harmless", source, hits, len(held), f"streamed, threshold {level}")
+
+
+def _said(row: Row, role: str) -> str:
+    return next(m["content"] for m in reversed(row["messages"]) if m["role"] == role)
+
+
+def _thought(row: Row) -> str:
+    from temper.text.split import split
+
+    said = _said(row, "assistant")
+    return split(said).reasoning or said
+
+
+def risk(data: Path, most: int) -> None:
+    from temper.serve.filters.risk import Risk
+
+    judge = Risk()
+    for source, held in rows(data, "prompts", most, lambda r: r["label"] == "benign" and r["kind"] != "injection").items():
+        told("input benign", source, sum(fires(judge, Channel.INPUT, r["text"], turn(r["text"]), False) for r in held), len(held))
+    for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
+        told("input helpful", source, sum(fires(judge, Channel.INPUT, _said(r, "user"), turn(""), False) for r in held), len(held))
+    for source, held in rows(data, "reasoning", most, lambda r: True).items():
+        told("input reasoning", source, sum(fires(judge, Channel.INPUT, r["question"], turn(""), False) for r in held), len(held))
+
+
+def language(data: Path, most: int) -> None:
+    from dataclasses import replace
+
+    from temper.serve.filters.language import Language
+
+    judge = replace(Language(), action="rewrite") if "action" in Language.__dataclass_fields__ else Language()
+    fired = lambda text, asked: any(True for p, s, e in streamed(text) for _ in judge(View(Channel.CONTENT, p, asked, s, e)))  # noqa: E731
+    for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
+        told("answer helpful", source, sum(fired(_said(r, "assistant"), turn(_said(r, "user"))) for r in held), len(held), "streamed")
+    for source, held in rows(data, "langtext", most, lambda r: True).items():
+        told("text, own language", source, sum(fired(r["text"], turn("", r["language"])) for r in held), len(held), "streamed")
+        other = {"en": "fr"}
+        hits = sum(fired(r["text"], turn("", other.get(r["language"], "en"))) for r in held)
+        told("text, another asked", source, hits, len(held), "streamed")
+
+
+def lint(data: Path, most: int) -> None:
+    from temper.serve.lint import CHECKS
+    from temper.serve.lint import lint as linted
+    from temper.serve.policy import Lint
+
+    for source, held in rows(data, "prompts", most, lambda r: r["label"] == "benign" and r["kind"] in ("request", "question")).items():
+        found = [{x.check for x in linted((Message("user", r["text"]),), Lint())} for r in held]
+        for check in CHECKS[:4]:
+            told(f"lint {check}", source, sum(check in f for f in found), len(held))
+    for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
+        found = [{x.check for x in linted((Message("user", _said(r, "user")),), Lint())} for r in held]
+        for check in CHECKS[:4]:
+            told(f"lint {check}", source, sum(check in f for f in found), len(held))
+
+
+def speed(data: Path, most: int) -> None:
+    """Milliseconds of a harm call in this thread, by tokens of the stretch; run it on one core with one thread."""
+    from temper.catalog import _english
+    from temper.serve.filters.harm import Harm
+
+    judge = Harm()
+    texts = [_said(r, "assistant") for held in rows(data, "sft", most, lambda r: r["language"] == "en").values() for r in held]
+    words = " ".join(texts).split()
+    tokenizer = _english().tokenizer  # type: ignore[attr-defined]
+    asked = turn("How do I plan a week of meals for two people?")
+    judge(View(Channel.CONTENT, "Warm.", asked))
+    for size in (64, 128, 256, 512):
+        took = []
+        for at in range(0, 200 * 97, 97):
+            text = " ".join(words[at % (len(words) - size) :][:size])
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            text = text[: ids.offsets[size - 1][1]]
+            begun = time.perf_counter()
+            judge(View(Channel.CONTENT, text, asked))
+            took.append((time.perf_counter() - begun) * 1000)
+        took.sort()
+        print(f"{size} tokens: p50 {statistics.median(took):.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms, n {len(took)}", flush=True)
+
+
+KINDS = {"harm": harm, "risk": risk, "language": language, "lint": lint, "speed": speed}
+
+if __name__ == "__main__":
+    sys.exit(main())
