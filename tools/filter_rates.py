@@ -79,7 +79,12 @@ def harm(data: Path, most: int) -> None:
     judge, wanted = Harm(), ("request", "question")
     for label in ("benign", "harmful"):
         for source, held in rows(data, "prompts", most, lambda r, x=label: r["label"] == x and r["kind"] in wanted).items():
-            told(f"input {label}", source, sum(fires(judge, Channel.INPUT, r["text"], turn(r["text"]), False) for r in held), len(held))
+            told(
+                f"input {label}",
+                source,
+                sum(fires(judge, Channel.INPUT, r["text"], turn(r["text"]), False) for r in held),
+                len(held),
+            )
     for source, held in rows(data, "reasoning", most, lambda r: r["language"] in ("en", "zh")).items():
         told("input benign", source, sum(fires(judge, Channel.INPUT, r["question"], turn(""), False) for r in held), len(held))
     answers(data, most, judge, Channel.CONTENT)
@@ -126,7 +131,9 @@ def risk(data: Path, most: int) -> None:
     for source, held in rows(data, "prompts", most, lambda r: r["label"] == "benign" and r["kind"] != "injection").items():
         told("input benign", source, sum(fires(judge, Channel.INPUT, r["text"], turn(r["text"]), False) for r in held), len(held))
     for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
-        told("input helpful", source, sum(fires(judge, Channel.INPUT, _said(r, "user"), turn(""), False) for r in held), len(held))
+        told(
+            "input helpful", source, sum(fires(judge, Channel.INPUT, _said(r, "user"), turn(""), False) for r in held), len(held)
+        )
     for source, held in rows(data, "reasoning", most, lambda r: True).items():
         told("input reasoning", source, sum(fires(judge, Channel.INPUT, r["question"], turn(""), False) for r in held), len(held))
 
@@ -139,7 +146,13 @@ def language(data: Path, most: int) -> None:
     judge = replace(Language(), action="rewrite") if "action" in Language.__dataclass_fields__ else Language()
     fired = lambda text, asked: any(True for p, s, e in streamed(text) for _ in judge(View(Channel.CONTENT, p, asked, s, e)))  # noqa: E731
     for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
-        told("answer helpful", source, sum(fired(_said(r, "assistant"), turn(_said(r, "user"))) for r in held), len(held), "streamed")
+        told(
+            "answer helpful",
+            source,
+            sum(fired(_said(r, "assistant"), turn(_said(r, "user"))) for r in held),
+            len(held),
+            "streamed",
+        )
     for source, held in rows(data, "langtext", most, lambda r: True).items():
         told("text, own language", source, sum(fired(r["text"], turn("", r["language"])) for r in held), len(held), "streamed")
         other = {"en": "fr"}
@@ -152,7 +165,9 @@ def lint(data: Path, most: int) -> None:
     from temper.serve.lint import lint as linted
     from temper.serve.policy import Lint
 
-    for source, held in rows(data, "prompts", most, lambda r: r["label"] == "benign" and r["kind"] in ("request", "question")).items():
+    for source, held in rows(
+        data, "prompts", most, lambda r: r["label"] == "benign" and r["kind"] in ("request", "question")
+    ).items():
         found = [{x.check for x in linted((Message("user", r["text"]),), Lint())} for r in held]
         for check in CHECKS[:4]:
             told(f"lint {check}", source, sum(check in f for f in found), len(held))
@@ -183,7 +198,10 @@ def speed(data: Path, most: int) -> None:
             judge(View(Channel.CONTENT, text, asked))
             took.append((time.perf_counter() - begun) * 1000)
         took.sort()
-        print(f"{size} tokens: p50 {statistics.median(took):.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms, n {len(took)}", flush=True)
+        print(
+            f"{size} tokens: p50 {statistics.median(took):.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms, n {len(took)}",
+            flush=True,
+        )
 
 
 KINDS = {"harm": harm, "risk": risk, "language": language, "lint": lint, "speed": speed}

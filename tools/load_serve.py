@@ -90,8 +90,13 @@ KINDS = {
     "slow_stream": 3,
 }
 """What a client does next, and how often."""
+CALM = frozenset({"plain", "stream", "planted", "planted_stream"})
+"""Kinds that a gateway without trouble of its own answers."""
+RECOVERED = 0.02
+"""Share of those that may be refused once a fault is over."""
 TICKET = re.compile(r"hold_[0-9A-Za-z]{20,}")
 RESTART_S = 30.0
+SETTLES_S = 5.0
 FLAT = 1.15
 """The last third of the memory readings may exceed the second by so much."""
 
@@ -158,8 +163,8 @@ async def upstream(seed: int) -> tuple[asyncio.Server, str]:
                 body = await reader.readexactly(int(length[1])) if length else b""
                 if not await _answered(body, writer, random.Random(seed + next(numbers))):
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the other side left, or the test is over
         finally:
             writer.close()
 
@@ -294,8 +299,13 @@ def free_port() -> int:
 
 @dataclass
 class Seen:
-    """What the clients saw. `statuses` are by kind; `leaks` hold the beginning of an answer that had the phrase."""
+    """What the clients saw. `statuses` are by kind; `leaks` hold the beginning of an answer that had the phrase.
 
+    `phase` is what is going on; `phases` count by it the answers that were there and those refused for trouble of the gateway's own.
+    """
+
+    phase: str = "0 calm"
+    phases: dict[str, Counter[str]] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
     leaks: list[str] = field(default_factory=list)
     tickets: set[str] = field(default_factory=set)
@@ -310,6 +320,7 @@ async def client(service: Service, seen: Seen, until: float, chance: random.Rand
             await asyncio.wait_for(_ask(service, seen, kind, chance), 40)
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             seen.statuses[f"{kind}: {type(error).__name__}"] += 1
+            seen.phases.setdefault(seen.phase, Counter())["refused"] += kind in CALM
             await asyncio.sleep(0.1)
 
 
@@ -335,6 +346,8 @@ async def _ask(service: Service, seen: Seen, kind: str, chance: random.Random) -
 def _note(seen: Seen, kind: str, answer: wire.Answer) -> None:
     text = answer.body.decode("utf-8", "replace")
     seen.statuses[f"{kind}: {answer.status}{' cut' if answer.cut else ''}"] += 1
+    if kind in CALM:
+        seen.phases.setdefault(seen.phase, Counter())["refused" if answer.status == 503 or answer.cut else "answered"] += 1
     if any(holds(said) for said in (answer.head.decode("latin-1"), text, *_joined(text))):
         seen.leaks.append(f"{kind}: {text[:500]}")
     if kind == "held" and answer.status == 200:
@@ -474,8 +487,11 @@ async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for number in range(given.faults):
             await asyncio.sleep(max(0.0, began + 60 * given.minutes * (number + 1) / (given.faults + 1) - time.perf_counter()))
             name, happen = breaks[number % len(breaks)]
+            seen.phase = f"{number + 1} {name}"
             what = await happen()
             faults.append({"fault": name, "what": what, "ready_again_s": round(await service.ready(), 2)})
+            await asyncio.sleep(SETTLES_S)
+            seen.phase = f"{number + 1} {name} over"
             print(json.dumps(faults[-1]), file=sys.stderr, flush=True)
         await asyncio.gather(*clients)
         gone = await lost(service, seen.tickets)
@@ -492,6 +508,9 @@ async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "no held item lost": not gone and bool(seen.tickets),
         "audit chain valid": not found["problems"] and found["rows"] > 0,
         "memory flat": growth(seen.memory) <= FLAT,
+        "answers again after each fault": all(
+            of["refused"] <= RECOVERED * of.total() for phase, of in seen.phases.items() if phase.endswith("over")
+        ),
         "no internal error": not any(status.endswith(": 500") for status in seen.statuses),
         "ends by itself": code in (0, -signal.SIGTERM, 128 + signal.SIGTERM),
     }
@@ -504,6 +523,7 @@ async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "requests": sum(seen.statuses.values()),
         "statuses": dict(sorted(seen.statuses.items())),
         "faults": faults,
+        "phases": {phase: dict(of) for phase, of in seen.phases.items()},
         "leaks": seen.leaks[:5],
         "tickets": {"given": len(seen.tickets), "lost": gone[:5]},
         "audit": found,
