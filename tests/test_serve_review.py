@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from postgres import running
+from serve_parts import pg_server  # noqa: F401
+from serve_parts import store_url as url  # noqa: F401
 from sqlalchemy import insert, select
 
 from temper.errors import UsageError
 from temper.serve.journal import Journal
 from temper.serve.keyring import Keyring
-from temper.serve.people import People, Person
+from temper.serve.people import Person
 from temper.serve.policy import Review
 from temper.serve.review import EXPIRED, Conflict, Holds, Links, appeal_id
 from temper.serve.store import Store
@@ -35,6 +36,7 @@ SECRET = "the canary text of nobody@example.org"
 ANSWER = {"reasoning": f"thinking of {SECRET}", "content": f"Here: {SECRET}", "calls": []}
 FINDING = {"filter": "rules", "rule": "r1", "category": "weapons", "channel": "content", "start": 0, "end": 4, "score": 0.9}
 ANNA, BEN, CARA = (Person(f"person_{n}", n, role) for n, role in (("anna", "reviewer"), ("ben", "reviewer"), ("cara", "admin")))
+USUAL = Review()
 KEYRING = Keyring([bytes(range(32))])
 
 
@@ -55,7 +57,7 @@ class World:
     clock: Clock
     journal: Journal
 
-    async def item(self, review: Review = Review(), **changes: Any) -> str:
+    async def item(self, review: Review = USUAL, **changes: Any) -> str:
         given: dict[str, Any] = {
             "kind": "output",
             "category": "weapons",
@@ -69,20 +71,12 @@ class World:
     def rows(self, table: Any) -> list[Mapping[str, Any]]:
         return [dict(r) for r in self.store.now(lambda c: c.execute(select(table)).mappings().all(), reads=True)]
 
+    def answered(self, row: Mapping[str, Any]) -> None:
+        self.store.now(lambda c: c.execute(insert(responses).values(**row)))
+
     def told(self, id: str) -> list[str]:
         self.journal.flush()
         return [r["kind"] for r in sorted(self.rows(lines), key=lambda r: r["seq"]) if r["subject"] == id]
-
-
-@pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running(tmp_path_factory.mktemp("postgres")) as server:
-        yield server.database()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'temper.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
 @asynccontextmanager
@@ -93,7 +87,9 @@ async def world(url: str, folder: Path, clock: Clock | None = None) -> AsyncIter
     journal.start()
     made = clock or Clock()
     try:
-        yield World(store, Holds(store, Vault(store, KEYRING), journal, Hooks(store, KEYRING, journal), clock=made), made, journal)
+        yield World(
+            store, Holds(store, Vault(store, KEYRING), journal, Hooks(store, KEYRING, journal), clock=made), made, journal
+        )
     finally:
         await journal.close()
         store.close()
@@ -297,7 +293,9 @@ def test_no_text_lies_outside_the_vault(url: str, tmp_path: Path) -> None:
         async with world(url, tmp_path) as w:
             w.store.now(
                 lambda c: c.execute(
-                    insert(hooks).values(id=f"hook_{time.time_ns()}", url="https://example.org", secret=b"x", events="[]", made_at=0.0)
+                    insert(hooks).values(
+                        id=f"hook_{time.time_ns()}", url="https://example.org", secret=b"x", events="[]", made_at=0.0
+                    )
                 )
             )
             id = await w.item()
@@ -345,7 +343,7 @@ def test_second_ratings_are_drawn_for_others_and_kept_blind(tmp_path: Path) -> N
 
 def _response(id: str, action: str, vault_id: str | None) -> dict[str, Any]:
     plain = {"route": "chat", "model": "m", "policy": "abc", "stream": False, "status": 200, "finish": "content_filter"}
-    numbers = {n: 0 for n in ("scanned", "released", "prompt_tokens", "completion_tokens", "reasoning_tokens")}
+    numbers = dict.fromkeys(("scanned", "released", "prompt_tokens", "completion_tokens", "reasoning_tokens"), 0)
     rest = {"findings": json.dumps([FINDING]), "seconds": 0.1, "first_s": None, "language": "en", "vault_id": vault_id}
     return {"id": id, "at": time.time(), "key_id": "key_1", "action": action, **plain, **numbers, **rest}
 
@@ -357,7 +355,7 @@ def test_a_blocked_answer_is_appealed_once_with_its_text_where_it_is_kept(url: s
             kept = await w.holds.keep(request={"model": "m", "messages": []}, answers=[ANSWER], review=Review())
             gone = await w.holds.keep(request={"model": "m", "messages": []}, answers=[ANSWER], review=Review(expire_s=0))
             for id, action, box in ((f"{stem}a", "block", kept), (f"{stem}b", "block", gone), (f"{stem}c", "allow", None)):
-                w.store.now(lambda c, row=_response(id, action, box): c.execute(insert(responses).values(**row)))
+                w.answered(_response(id, action, box))
             first = await w.holds.appeal(f"{stem}a", "I only asked", Review())
             assert first == appeal_id(f"{stem}a")
             item = await w.holds.item(first, ANNA)
@@ -379,7 +377,7 @@ def test_appeals_at_once_make_one_item(url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with world(url, tmp_path) as w:
             id = f"resp_{time.time_ns()}"
-            w.store.now(lambda c: c.execute(insert(responses).values(**_response(id, "block", None))))
+            w.answered(_response(id, "block", None))
             made = await asyncio.gather(*(w.holds.appeal(id, "", Review()) for _ in range(5)), return_exceptions=True)
             assert sum(isinstance(m, str) for m in made) == 1 and sum(isinstance(m, Conflict) for m in made) == 4
 

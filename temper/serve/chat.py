@@ -13,10 +13,11 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 import orjson
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import HTTPConnection
 
 from temper import types
-from temper.errors import DataError
+from temper.errors import DataError, StorageError
 from temper.serve import agentic, ids, lint
 from temper.serve.access import identify
 from temper.serve.guard import Guard, redacted
@@ -127,6 +128,9 @@ class Exchange:
         if refused is not None:
             self.gateway.meters.shed(refused.code)
             raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
+        if not self.gateway.ready.ok:
+            self.gateway.meters.shed("self-test")
+            raise overloaded("the self-test of the filters has not passed; /readyz says more", RETRY_S, code="not_ready")
         if not self.gateway.journal.accepts:
             self.gateway.meters.shed("journal")
             raise overloaded("what is answered cannot be put on record just now", RETRY_S)
@@ -172,6 +176,12 @@ class Exchange:
             if not self.gone:
                 raise
             self.status, self.finish = 499, "disconnected"
+        except (StorageError, SQLAlchemyError) as error:
+            log.error("request %s: the store failed: %s", self.id, type(error).__name__)
+            await self._failed(overloaded("what is answered cannot be put on record just now", RETRY_S))
+        except Exception as error:
+            log.exception("request %s failed: %s", self.id, type(error).__name__)
+            await self._failed(ApiError(500, "the gateway failed; its log says more", kind="server_error", code="internal_error"))
         finally:
             self._note()
 

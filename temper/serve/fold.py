@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 
-from temper.text.confusables import BARS, ROUGH, TWINS
+from temper.text.confusables import BARS, TWINS
 from temper.text.invisible import IGNORABLE
 
 _UNSEEN = rf"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f{IGNORABLE}"
@@ -35,10 +35,12 @@ _ODD = "\ufdd0"
 _MARK = re.compile(f"[{_MARKS}]")
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_LOOKS = {**ROUGH, **dict.fromkeys(map(ord, BARS), "l"), **{ord(c): letter for letter, twins in TWINS.items() for c in twins}}
+_LOOKS = {ord(twin): letter for letter, twins in {**TWINS, "l": TWINS["l"] + BARS}.items() for twin in twins}
 _LATIN = r"A-Za-zÀ-ÖØ-öø-ɏＡ-Ｚａ-ｚ"
 _ALIKE = "".join(map(chr, _LOOKS))
 _MIXED = re.compile(rf"[{_LATIN}][{_UNSEEN}{_OVER}]*[{_ALIKE}]|[{_ALIKE}][{_UNSEEN}{_OVER}]*[{_LATIN}]")
+_FOREIGN = re.compile(rf"(?:[^{_LATIN}]|[{_ALIKE}])+")
+_DISGUISE = re.compile(rf"[{_ALIKE}{_UNSEEN}{_OVER}]+")
 _UNIFIED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
 """Scripts without spaces, next to which a Latin letter is no disguise."""
 _WORD = re.compile(rf"(?:(?![{_UNIFIED}])[^\W\d_]|[{_UNSEEN}{_OVER}])+")
@@ -85,6 +87,7 @@ def fold(raw: str, *, escapes: bool = False) -> Folded:
 
 def back(text: str, place: int, reach: int, *, escapes: bool = False) -> int:
     """A raw place at least `reach` folded characters before `place`, or 0, from which the text can be folded by itself."""
+    place = boundary(text, place, escapes=escapes)
     step = reach
     while (start := boundary(text, place - step, escapes=escapes)) > 0:
         if len(fold(text[start:place], escapes=escapes).text) >= reach:
@@ -169,9 +172,13 @@ def _folded(raw: str) -> Folded:
     return Folded(text)
 
 
-def _as_latin(match: re.Match[str]) -> str:
-    word = match[0]
-    return word if word.isascii() or _MIXED.search(word) is None else word.translate(_LOOKS)
+def _as_latin(word: re.Match[str]) -> str:
+    """A word with Latin letters: those between them that all look like Latin ones are read as such."""
+    return word[0] if word[0].isascii() or _MIXED.search(word[0]) is None else _FOREIGN.sub(_undisguised, word[0])
+
+
+def _undisguised(run: re.Match[str]) -> str:
+    return run[0].translate(_LOOKS) if _DISGUISE.fullmatch(run[0]) else run[0]
 
 
 def _shrunk(raw: str) -> Folded:
@@ -202,7 +209,7 @@ def _by_clusters(raw: str) -> Folded:
     spaced = False
     for match in _CLUSTER.finditer(raw):
         cluster, start = match[0], match.start()
-        if cluster.isascii() and cluster > " " and cluster != "\x7f":
+        if " " < cluster[0] < "\x7f" and cluster.isascii():
             pieces.append(cluster.lower())
             places.extend(range(start, match.end()))
             spaced = False

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from temper.serve.pool import Pool
 
 log = logging.getLogger(__name__)
+REMOVED = "[removed]"
 ALL: frozenset[Pace] = frozenset({"window", "sentence", "final"})
 
 
@@ -67,7 +68,7 @@ class Guard:
 def opinion(setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
     """One filter's findings with their actions filled in, and its name if it failed."""
     try:
-        found = setting.filter(view)
+        found = tuple(setting.filter(view))
     except Exception as error:  # noqa: BLE001  a filter is anybody's code, and whatever it raises must not let text pass
         log.critical("filter %s failed on %s: %s", setting.name, view.channel, type(error).__name__)
         return failure(setting, type(error).__name__)
@@ -117,6 +118,6 @@ def redacted(text: str, findings: Iterable[Finding]) -> str:
         if end <= at:
             continue
         if start >= at:
-            pieces += [text[at:start], f.replacement or "[removed]"]
+            pieces += [text[at:start], f.replacement or REMOVED]
         at = end
     return "".join([*pieces, text[at:]])

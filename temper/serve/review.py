@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from sqlalchemy import Connection, Update, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, Update, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from temper.errors import RunError, UsageError
@@ -191,6 +191,7 @@ class Holds:
         `UsageError` where the response is unknown, was not blocked, or `why` is too long.
         """
         _bounded(why=why)
+        id = appeal_id(response_id)
 
         def work(conn: Connection) -> None:
             found = conn.execute(select(responses).where(responses.c.id == response_id)).mappings().first()
@@ -202,7 +203,6 @@ class Holds:
             row = self._row(id, response_id, found["key_id"], "appeal", category, found["policy"], findings, review)
             self._insert(conn, row, {**box, "why": why}, review)
 
-        id = appeal_id(response_id)
         try:
             await self._act("hold.made", id, {"response_id": response_id, "kind": "appeal"}, work)
         except IntegrityError:
@@ -243,7 +243,7 @@ class Holds:
 
         A refusal refuses. Release and edit take as many people as the item wants, and what they agree on is one text: who
         releases an item that somebody edited agrees to that edit, and an edit is agreed to by its author alone until another
-        releases it. `edit` has the new content of each answer; an edited answer carries no reasoning and no tool calls. `seen`
+        releases it. `edit` has the new content of each answer of the model; it carries no reasoning and no tool calls. `seen`
         is the `Item.seen` that was on the screen. Raises `Conflict`, `UsageError`.
         """
         _checked(verdict, label, edit)
@@ -481,6 +481,9 @@ class Holds:
         row = conn.execute(select(holds).where(holds.c.id == id)).mappings().one()
         text = seen
         if opinion["verdict"] == "edit":
+            written = (self.vault.get(conn, row["vault_id"]) or {}).get("answers", ())
+            if not written or len(texts) != len(written):
+                raise UsageError(f"edit: {len(texts)} texts for {len(written)} answers; wanted one for each that the model wrote")
             text = self.vault.put(conn, "hold", {"answers": list(texts)}, row["expires_at"] - now + KEEP_S)
         self._write_rating(conn, id, person, opinion, text, given)
         if opinion["verdict"] == "refuse":
@@ -492,7 +495,7 @@ class Holds:
             return "waiting"
         return self._close(conn, row, "edited" if text else "released", now, outcome_vault_id=text or None)
 
-    def _close(self, conn: Connection, row: Mapping[str, Any], state: State, now: float, **changes: Any) -> State:
+    def _close(self, conn: Connection, row: RowMapping, state: State, now: float, **changes: Any) -> State:
         closed = {"state": state, "decided_at": now, "lease_by": None, "lease_until": None, **changes}
         conn.execute(update(holds).where(holds.c.id == row["id"]).values(**closed))
         self._tell(conn, row["id"], state)
@@ -568,7 +571,7 @@ class Holds:
         if state in ("released", "edited"):
             box = self.vault.get(conn, row["vault_id"])
             given = self.vault.get(conn, row["outcome_vault_id"]) if state == "edited" else box
-            answers = tuple(given["answers"]) if given is not None else None
+            answers = tuple(given["answers"]) or None if given is not None else None
             model = str(((box or {}).get("request") or {}).get("model", ""))
         return Outcome(
             state=state,
@@ -616,7 +619,7 @@ class Holds:
     def _listed(self) -> Any:
         return select(holds, people.c.name.label("lease_name")).outerjoin(people, people.c.id == holds.c.lease_by)
 
-    def _item(self, row: Mapping[str, Any]) -> Item:
+    def _item(self, row: RowMapping) -> Item:
         late = row["state"] == "waiting" and row["expires_at"] <= self.clock()
         return Item(
             id=row["id"],

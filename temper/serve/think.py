@@ -1,4 +1,4 @@
-"""Reasoning and answer of a content stream that carries think tags, told apart while it comes. What `temper.text.split` is to a text.
+"""Reasoning and answer of a stream that carries think tags, told apart while it comes: what `temper.text.split` is to a text.
 
 A piece is given out as soon as nothing that follows can change its side, so what comes out in all is the same however the stream
 was cut. Agrees with `split` on the ordinary shapes. Where only the end could tell, text is taken for reasoning, which is the side
@@ -35,6 +35,7 @@ class Tags:
         self._bare = True
         self._bracket = False
         self._asleep: list[str] = []
+        self._sleeping = 0
         self._wakes = ""
         self._fence = ""
         self._fences = True
@@ -42,18 +43,19 @@ class Tags:
     @property
     def waiting(self) -> int:
         """Characters of which it is not certain yet whether they are text."""
-        return len(self._rest) + sum(map(len, self._asleep))
+        return len(self._rest) + self._sleeping
 
     def feed(self, text: str, *, final: bool = False) -> list[str | Tag]:
         """What is certain now. `final` says that nothing follows."""
         if self._wakes and not final and not any(c in text for c in self._wakes):
             self._asleep.append(text)
+            self._sleeping += len(text)
             return []
         if not self._rest and not ("<" in text or "`" in text or "~" in text):
             self._pass(text)
             return [text] if text else []
         self._rest = "".join([self._rest, *self._asleep, text])
-        self._asleep, self._wakes = [], ""
+        self._asleep, self._sleeping, self._wakes = [], 0, ""
         found: list[str | Tag] = []
         at: int | None = 0
         while at is not None:
@@ -134,12 +136,13 @@ class Tags:
         partial = None if final else _PARTIAL.search(self._rest, max(at, len(self._rest) - _LONGEST_PARTIAL))
         return len(self._rest) if partial is None else partial.start()
 
-    def _wait(self, at: int, end: int, found: list[str | Tag], wakes: str = "") -> None:
+    def _wait(self, at: int, end: int, found: list[str | Tag], wakes: str = "") -> int | None:
         """Give out the text up to a place and keep the rest, until one of the characters `wakes` comes ("": any)."""
         self._text(at, end, found)
         self._pass(self._rest[:end])
         self._rest = self._rest[end:]
         self._wakes = "" if self._rest.endswith(("`", "~")) else wakes
+        return None
 
     def _text(self, start: int, end: int, found: list[str | Tag]) -> None:
         if end > start:
@@ -168,6 +171,7 @@ class Thoughts:
         self._depth = int(thinks is True)
         self._implied = thinks is True
         self._nested: list[str | Tag] | None = None
+        self._kept = 0
         self._at_tag = thinks is True
         self._space = ""
         self._wrote: set[Channel] = set()
@@ -175,8 +179,7 @@ class Thoughts:
     @property
     def withheld(self) -> int:
         """Characters that were fed and not yet given out."""
-        kept = [*(self._unknown or ()), *(self._nested or ())]
-        return self._tags.waiting + sum(len(k) if isinstance(k, str) else len(k.text) for k in kept)
+        return self._tags.waiting + self._kept
 
     def known(self) -> list[tuple[Channel, str]]:
         """The server splits thoughts off itself: what comes here is content, and was. Gives out what was withheld."""
@@ -203,7 +206,12 @@ class Thoughts:
         for _ in range(_ROUNDS):
             if self._nested is None:
                 break
-            again, self._nested, self._depth = self._nested, None, 0  # no closer balances: the first one ended the thought
+            again, self._nested, self._depth, self._kept = (
+                self._nested,
+                None,
+                0,
+                0,
+            )  # no closer balances: the first one ended the thought
             for event in again:
                 self._take(event, found)
         self._balanced(found)
@@ -222,6 +230,7 @@ class Thoughts:
         elif isinstance(event, str):
             if self._unknown is not None:
                 self._unknown.append(event)
+                self._kept += len(event)
             else:
                 self._write(event, found)
         elif event.opens:
@@ -255,6 +264,7 @@ class Thoughts:
         if self._nested is None:
             return
         self._nested.append(event)
+        self._kept += len(event if isinstance(event, str) else event.text)
         if isinstance(event, Tag):
             self._depth += 1 if event.opens else -1
             if self._depth == 0:
@@ -265,6 +275,7 @@ class Thoughts:
     def _balanced(self, found: list[tuple[Channel, str]]) -> None:
         """What was kept is thought."""
         kept, self._nested = self._nested or [], None
+        self._kept = 0
         for event in kept:
             if isinstance(event, str):
                 self._write(event, found)
@@ -274,6 +285,7 @@ class Thoughts:
     def _settle(self, found: list[tuple[Channel, str]]) -> None:
         """It is known on which side the text stands that was withheld."""
         kept, self._unknown = self._unknown or [], None
+        self._kept = 0
         for text in kept:
             self._write(text, found)
 
