@@ -301,7 +301,7 @@ def free_port() -> int:
 class Seen:
     """What the clients saw. `statuses` are by kind; `leaks` hold the beginning of an answer that had the phrase.
 
-    `phase` is what is going on; `phases` count by it the answers that were there and those refused for trouble of the gateway's own.
+    `phase` is what is going on; `phases` count by it what was answered, and what was refused for the gateway's own trouble.
     """
 
     phase: str = "0 calm"
