@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
 import re
@@ -545,6 +546,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the summary here")
     given = parser.parse_args()
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every write to a gateway that has just been killed
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         summary = asyncio.run(run(given, Path(folder)))
     told = json.dumps(summary, indent=1)
