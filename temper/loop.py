@@ -6,6 +6,7 @@ does not pass the gate leaves it as it is.
 """
 
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ def plan(
 ) -> Path:
     """Write the rows, a recipe that trains on them and a gate into a folder; returns the recipe.
 
-    `limit` caps the prompts of each suite.     Raises `UsageError` where there is nothing to train on, or the folder has a plan already.
+    `limit` caps the prompts of each suite. Raises `UsageError` where there is nothing to train on, or the folder has a plan.
     """
     if not gathered.splits["train"]:
         told = "; ".join(f"{n} left out: {why}" for why, n in gathered.left_out.items())
@@ -106,6 +107,7 @@ def promote(run: Path, policy: Path, *, models: Path, arm: str = ARM) -> str:
     from temper.prove.finished import finished, together
     from temper.prove.gate import Verdict, decide, read_policy
 
+    model = _model_of(run, arm)
     decision = decide(read_policy(policy), together(list(finished(str(run)).values())).evidence)
     record = {
         "at": round(time.time(), 3),
@@ -117,7 +119,7 @@ def promote(run: Path, policy: Path, *, models: Path, arm: str = ARM) -> str:
     }
     append_rows(models / "history.jsonl", [record])
     if decision.verdict is Verdict.PASS:
-        _point(models, {**record, "model": _model_of(run, arm)})
+        _point(models, {**record, "model": model})
     return str(decision.verdict)
 
 
@@ -189,17 +191,17 @@ def _split(group: str) -> str:
 
 
 def _recipe(base: str, rows: Path, suites: Sequence[str], epochs: float, limit: int) -> str:
-    named = ", ".join(f'"{s}"' for s in suites)
-    return f'''# Trains on what people corrected, beside the model as it is; written by `temper loop plan`.
+    named = ", ".join(map(json.dumps, suites))
+    return f"""# Trains on what people corrected, beside the model as it is; written by `temper loop plan`.
 #
 #   temper loop run {rows.parent}
-base = "{base}"
+base = {json.dumps(base)}
 seed = 0
 
 [[stage]]
 kind = "sft"
 name = "corrections"
-data = "{rows}"
+data = {json.dumps(str(rows))}
 epochs = {epochs:g}
 
 [arms]
@@ -209,7 +211,7 @@ base = []
 [prove]
 suites = [{named}]
 {f"limit = {limit}" if limit else "# limit = 60, say, asks so many prompts of each suite"}
-'''
+"""
 
 
 def _gate(suites: Sequence[str]) -> str:

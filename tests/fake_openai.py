@@ -53,21 +53,21 @@ class Fake:
                     continue
                 asked = json.loads(body)
                 self.bodies.append(asked)
-                if not await self.answer(asked, writer):
+                if not await self.answer(asked, reader, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
-            return
+            self.broken_off.set()
         finally:
             writer.close()
 
-    async def answer(self, asked: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+    async def answer(self, asked: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False where the connection is to be closed."""
         name = _scenario(asked)
         if name.isdigit():
             _json(writer, int(name), {"error": {"message": f"the prompt was {BANNED}"}}, b"Retry-After: 7\r\n")
             return True
         if name == "hangs":
-            await asyncio.wait_for(asyncio.gather(_closed(writer)), 20)
+            await reader.read(1)  # nothing comes but the end
             self.broken_off.set()
             return False
         if not asked.get("stream"):
@@ -79,20 +79,13 @@ class Fake:
             _chunk(writer, event)
             await writer.drain()
             if name == "slow":
-                try:
-                    await asyncio.wait_for(_closed(writer), 0.02)
-                except TimeoutError:
-                    continue
-                self.broken_off.set()
-                return False
+                await asyncio.sleep(0.02)
+                if reader.at_eof():
+                    self.broken_off.set()
+                    return False
         _chunk(writer, b"")
         await writer.drain()
         return True
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    while not writer.transport.is_closing():
-        await asyncio.sleep(0.005)
 
 
 def _scenario(asked: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def text_of(rng: random.Random, length: int) -> str:
 
 
 def cut(rng: random.Random, text: str) -> list[str]:
-    if rng.random() < 0.1:
+    if rng.random() < 0.05:
         return list(text)
     places = sorted({0, len(text), *(rng.randrange(len(text) + 1) for _ in range(rng.randrange(1, 12)))})
     return [text[a:b] for a, b in pairwise(places)]
@@ -87,7 +87,7 @@ def disguised(rng: random.Random, phrase: str) -> str:
     if how == 3:
         return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in phrase)
     if how == 4:
-        return phrase.replace(" ", " " * rng.randrange(2, 300)).replace("e", "e\u2060")
+        return phrase.replace(" ", " " * rng.choice((2, 20, 300))).replace("e", "e\u2060")
     if how == 5:
         return " " + phrase.replace("o", "о").replace("e", "е") + " "  # Cyrillic letters, in a word of its own
     return phrase
@@ -132,7 +132,7 @@ async def leaks(rng: random.Random, cases: int) -> tuple[int, int]:
         way = ("content", "reasoning", "tags", "tool_args")[case % 4]
         mode = ("window", "strict")[case // 4 % 2]
         escapes = way == "tool_args"
-        before, after = text_of(rng, rng.randrange(0, 400)), text_of(rng, rng.randrange(0, 300))
+        before, after = text_of(rng, rng.randrange(0, 330)), text_of(rng, rng.randrange(0, 160))
         bad = case % 5 != 0
         phrase = disguised(rng, rng.choice(PHRASES)) if bad else ""
         parts = [escaped(rng, p) if p else p for p in (before, phrase, after)] if escapes else [before, phrase, after]

@@ -2,7 +2,8 @@
 
     python tools/filter_rates.py DATA [harm|risk|language|lint|speed ...] [--rows 400]
 
-DATA is a folder with `prompts`, `responses`, `sft`, `reasoning` and `langtext` as .jsonl.gz; only rows of the split `dev` are read.
+DATA is a folder with `prompts`, `responses`, `sft`, `reasoning` and `langtext` as .jsonl.gz; only rows of the split `dev` are
+read.
 Of each source at most `--rows` rows, chosen by a hash of their id, are judged. Streams are judged sentence by sentence, as the
 gateway does: one finding anywhere counts the whole answer.
 """
@@ -25,6 +26,7 @@ from temper.stats import proportion
 from temper.types import Example, Message
 
 Row = Mapping[str, Any]
+LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.98)
 _SENTENCE = re.compile(r"[^.!?。！？\n]*[.!?。！？\n]+|[^.!?。！？\n]+$")
 
 
@@ -74,43 +76,45 @@ def fires(judge: Any, channel: Channel, text: str, asked: Turn, stream: bool) ->
 
 
 def harm(data: Path, most: int) -> None:
-    from temper.serve.filters.harm import Harm
-
-    judge, wanted = Harm(), ("request", "question")
+    """Each text is judged once with a threshold of almost nothing; the rates at several thresholds are read off its scores."""
+    wanted = ("request", "question")
     for label in ("benign", "harmful"):
         for source, held in rows(data, "prompts", most, lambda r, x=label: r["label"] == x and r["kind"] in wanted).items():
-            told(
-                f"input {label}",
-                source,
-                sum(fires(judge, Channel.INPUT, r["text"], turn(r["text"]), False) for r in held),
-                len(held),
-            )
+            at_levels(f"input {label}", source, [highest(Channel.INPUT, r["text"], turn(""), False) for r in held])
     for source, held in rows(data, "reasoning", most, lambda r: r["language"] in ("en", "zh")).items():
-        told("input benign", source, sum(fires(judge, Channel.INPUT, r["question"], turn(""), False) for r in held), len(held))
-    answers(data, most, judge, Channel.CONTENT)
-    for level in (None, 0.9, 0.97, 0.99):
-        thoughts(data, most, Harm(threshold=level), level)
-
-
-def answers(data: Path, most: int, judge: Any, channel: Channel) -> None:
-    for label in ("safe", "unsafe"):
-        for source, held in rows(data, "responses", most, lambda r, x=label: r["label"] == x).items():
-            for stream in (False, True):
-                hits = sum(fires(judge, channel, r["response"], turn(r["prompt"]), stream) for r in held)
-                told(f"answer {label}", source, hits, len(held), "streamed" if stream else "whole")
-    for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
-        for stream in (False, True):
-            hits = sum(fires(judge, channel, _said(r, "assistant"), turn(_said(r, "user")), stream) for r in held)
-            told("answer helpful", source, hits, len(held), "streamed" if stream else "whole")
-
-
-def thoughts(data: Path, most: int, judge: Any, level: float | None) -> None:
-    for source, held in rows(data, "sft", most, lambda r: r["tag"] == "safety_reasoning").items():
-        hits = sum(fires(judge, Channel.REASONING, _thought(r), turn(_said(r, "user")), True) for r in held)
-        told("thought safe", source, hits, len(held), f"streamed, threshold {level}")
+        at_levels("input benign", source, [highest(Channel.INPUT, r["question"], turn(""), False) for r in held])
+    said = [
+        (f"answer {label}", source, r["prompt"], r["response"])
+        for label in ("safe", "unsafe")
+        for source, held in rows(data, "responses", most, lambda r, x=label: r["label"] == x).items()
+        for r in held
+    ]
+    for tag, what in (("helpful", "answer helpful"), ("safety_reasoning", "thought safe")):
+        for source, held in rows(data, "sft", most, lambda r, x=tag: r["tag"] == x).items():
+            said += [(what, source, _said(r, "user"), _thought(r)) for r in held]
     for source, held in rows(data, "reasoning", most, lambda r: bool(r.get("rationale")) and r["language"] == "en").items():
-        hits = sum(fires(judge, Channel.REASONING, r["rationale"], turn(r["question"]), True) for r in held)
-        told("thought harmless", source, hits, len(held), f"streamed, threshold {level}")
+        said += [("thought harmless", source, r["question"], r["rationale"]) for r in held]
+    for what, source in dict.fromkeys((w, s) for w, s, _, _ in said):
+        mine = [(p, t) for w, s, p, t in said if (w, s) == (what, source)]
+        for stream in (False, True):
+            scores = [highest(Channel.CONTENT, text, turn(prompt), stream) for prompt, text in mine]
+            at_levels(f"{what}, {'streamed' if stream else 'whole'}", source, scores)
+
+
+def highest(channel: Channel, text: str, asked: Turn, stream: bool) -> float:
+    """The highest P(unsafe) that any scan of the text gives; 0.0 where nothing was judged."""
+    from temper.serve.filters.harm import Harm
+
+    judge = Harm(threshold=1e-9, request_threshold=1e-9)
+    parts = streamed(text) if stream else [(text, 0, True)]
+    return max(
+        (f.score or 0.0 for part, fresh, final in parts for f in judge(View(channel, part, asked, fresh, final))), default=0.0
+    )
+
+
+def at_levels(what: str, source: str, scores: list[float]) -> None:
+    for level in LEVELS:
+        told(what, source, sum(s >= level for s in scores), len(scores), f"P >= {level}")
 
 
 def _said(row: Row, role: str) -> str:
@@ -139,25 +143,19 @@ def risk(data: Path, most: int) -> None:
 
 
 def language(data: Path, most: int) -> None:
-    from dataclasses import replace
-
     from temper.serve.filters.language import Language
 
-    judge = replace(Language(), action="rewrite") if "action" in Language.__dataclass_fields__ else Language()
-    fired = lambda text, asked: any(True for p, s, e in streamed(text) for _ in judge(View(Channel.CONTENT, p, asked, s, e)))  # noqa: E731
+    judge = Language()
+
+    def fired(text: str, asked: Turn) -> bool:
+        return any(True for part, fresh, final in streamed(text) for _ in judge(View(Channel.CONTENT, part, asked, fresh, final)))
+
     for source, held in rows(data, "sft", most, lambda r: r["tag"] == "helpful").items():
-        told(
-            "answer helpful",
-            source,
-            sum(fired(_said(r, "assistant"), turn(_said(r, "user"))) for r in held),
-            len(held),
-            "streamed",
-        )
+        told("answer helpful", source, sum(fired(_said(r, "assistant"), turn(_said(r, "user"))) for r in held), len(held))
     for source, held in rows(data, "langtext", most, lambda r: True).items():
-        told("text, own language", source, sum(fired(r["text"], turn("", r["language"])) for r in held), len(held), "streamed")
-        other = {"en": "fr"}
-        hits = sum(fired(r["text"], turn("", other.get(r["language"], "en"))) for r in held)
-        told("text, another asked", source, hits, len(held), "streamed")
+        told("text, its own language", source, sum(fired(r["text"], turn("", r["language"])) for r in held), len(held))
+        other = [(r["text"], turn("", "fr" if r["language"] == "en" else "en")) for r in held]
+        told("text, another language", source, sum(fired(*each) for each in other), len(held))
 
 
 def lint(data: Path, most: int) -> None:

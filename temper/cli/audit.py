@@ -1,4 +1,6 @@
-"""`temper audit`: a sample of a run for people to label, their labels back, and rates corrected with them."""
+"""`temper audit`: a sample of a run for people to label, their labels back, and rates corrected with them; and whether the
+gateway's audit journal is what was written.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +11,7 @@ import typer
 from temper.errors import DataError, UsageError
 
 app = typer.Typer(
-    help="Let people look at a sample of a run, and correct the judge with what they say.",
+    help="Let people look at a sample of a run, and correct the judge with what they say; verify the gateway's audit journal.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -113,6 +115,46 @@ def rates(
         audit.check_run(run, held, named)
     asked = audit.plan(rows, named, target=target, against=drawn.get("against", against))
     typer.echo("\n".join(table(audit.rates(rows, known, asked, held, at=at))))  # type: ignore[arg-type]
+
+
+@app.command()
+def verify(
+    database: Annotated[str, typer.Option(envvar="TEMPER_DATABASE", help="SQLAlchemy URL of the gateway's database.")] = (
+        "sqlite:///temper.db"
+    ),
+    secret: Annotated[Path, typer.Option(help="File of the master secret; the variable TEMPER_SECRET comes first.")] = Path(
+        "temper.secret"
+    ),
+    checkpoints: Annotated[Path, typer.Option(help="Folder of the signed checkpoints.")] = Path("checkpoints"),
+) -> None:
+    """Read the gateway's audit journal back: one line for each change that was made to it, and exit code 1 if there is any."""
+    import os
+
+    from temper.serve.journal import verify as read_back
+    from temper.serve.keyring import VARIABLE, open_keyring
+    from temper.serve.store import Store
+    from temper.serve.verify import public_key
+
+    # a new secret or an empty database would be made where a path is misspelt, and be found in perfect order
+    if not os.environ.get(VARIABLE, "").strip() and not secret.is_file():
+        raise UsageError(f"--secret {secret}: no such file; wanted the master secret that the gateway was started with")
+    store = Store(database, make=False)
+    try:
+        keyring = open_keyring(secret)
+        found = read_back(store, keyring, checkpoints)
+    finally:
+        store.close()
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    for problem in found.problems:
+        typer.echo(f"problem: {problem}")
+    if found.more:
+        typer.echo(f"problem: {found.more} more of these")
+    typer.echo(f"{found.rows} rows in {found.lanes} lanes, {found.checkpoints} checkpoints signed with {public_key(keyring)}")
+    if found.problems:
+        typer.echo("the journal was changed")
+        raise typer.Exit(1)
+    typer.echo("no change was found")
 
 
 def table(found: Any) -> list[str]:

@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 
 from temper import types
 from temper.errors import DataError, StorageError
-from temper.serve import agentic, ids, lint
+from temper.serve import agentic, ids, lint, nightly
 from temper.serve.access import identify
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 ALIVE_S: Final = 10.0
 """A stream on which nothing is released says so this often, in seconds, so that nobody between takes it for dead."""
 RETRY_S: Final = 5
+DRAINED: Final = 4 * 2**20
 _LIMITS = frozenset(f.name for f in fields(Limits))
 _THINKS = {"auto": None, "yes": True, "no": False}
 _BROKEN = "a filter failed, and text that cannot be scanned is not let through; try again"
@@ -134,7 +135,7 @@ class Exchange:
         if not self.gateway.journal.accepts:
             self.gateway.meters.shed("journal")
             raise overloaded("what is answered cannot be put on record just now", RETRY_S)
-        raw = await read_body(self._receive, self.headers, self.limits.request_bytes)
+        raw = await read_body(self._receive, self.limits.request_bytes)
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()
         watch = asyncio.ensure_future(self._watch(asyncio.current_task()))
@@ -384,9 +385,10 @@ class Exchange:
         said = {i: Said() for i in self.finishes}
         for d in out:
             said.setdefault(d.choice, Said()).add(d.channel, d.text, d.call, *self._called(d))
-        await self._write_plain([self._choice(i, s, release) for i, s in sorted(said.items())])
+        await self._write_plain([self._choice(i, s) for i, s in sorted(said.items())])
+        await self._sampled(release)
 
-    def _choice(self, i: int, said: Said, release: Release) -> dict[str, Any]:
+    def _choice(self, i: int, said: Said) -> dict[str, Any]:
         finish = self.finishes.get(i, "stop")
         if self.notice.first:
             said.content = self.notice.first + said.content
@@ -480,6 +482,7 @@ class Exchange:
             return
         self.action = max(self.action, release.verdict.action)
         await self._write_end({i: self.finishes.get(i, "stop") for i in range(self._expected())})
+        await self._sampled(release)
 
     def _whole(self) -> bool:
         """Whether a filter judges the answer's format, so that it may have to be asked again before a word is out."""
@@ -502,10 +505,7 @@ class Exchange:
         patience = self.limits.first_byte_s
         while (events := await self._next(source, release, patience)) is not None:
             patience = self.limits.idle_s
-            due = False
-            for event in events:
-                due = self._feed_event(event, release) or due
-            if due and release.stopped is None:
+            if self._feed_events(events, release) and release.stopped is None:
                 await self._put(await release.scan())
             if release.stopped is not None and release.stopped is not Action.REVIEW:
                 return
@@ -536,23 +536,35 @@ class Exchange:
             if now >= alive:
                 await self._write(ALIVE)
 
-    def _feed_event(self, event: Mapping[str, Any], release: Release) -> bool:
-        due = False
-        if event.get("usage"):
-            self._count(event["usage"])
-        choices = event.get("choices")
-        if not isinstance(choices, list):
-            return False
-        for choice in choices:
-            if not isinstance(choice, dict):
-                raise broken("a choice is not an object")
-            i = self._index(choice)
-            given = choice.get("delta") if self.kind == "chat" else choice
-            if given:
-                for delta in self._deltas(i, given):
-                    due = release.feed(delta) or due
-            if choice.get("finish_reason") is not None:
-                self.finishes[i] = finish_of(choice["finish_reason"])
+    def _feed_events(self, events: Sequence[Mapping[str, Any]], release: Release) -> bool:
+        """Take in what one read brought, neighbouring pieces of one channel as one; True when a scan is due."""
+        due, i, texts = False, 0, list[str]()
+        for event in events:
+            if event.get("usage"):
+                self._count(event["usage"])
+            choices = event.get("choices")
+            for choice in choices if isinstance(choices, list) else ():
+                if not isinstance(choice, dict):
+                    raise broken("a choice is not an object")
+                given = choice.get("delta") if self.kind == "chat" else choice
+                if (
+                    type(given) is dict
+                    and len(given) == 1
+                    and type(text := given.get("content")) is str
+                    and choice.get("index") == i
+                ):
+                    texts.append(text)
+                elif given:
+                    if texts:
+                        due = release.feed(Delta(i, Channel.CONTENT, "".join(texts))) or due
+                        texts = []
+                    i = self._index(choice)
+                    for delta in self._deltas(i, given):
+                        due = release.feed(delta) or due
+                if choice.get("finish_reason") is not None:
+                    self.finishes[self._index(choice)] = finish_of(choice["finish_reason"])
+        if texts:
+            due = release.feed(Delta(i, Channel.CONTENT, "".join(texts))) or due
         return due
 
     async def _put(self, deltas: Sequence[Delta]) -> None:
@@ -566,6 +578,14 @@ class Exchange:
                 frames += [self.wire.text(i, Channel.CONTENT, self.notice.first) for i in range(self._expected())]
         frames += [self.wire.text(d.choice, d.channel, d.text, d.call, *self._called(d)) for d in deltas]
         await self._write(b"".join(frames))
+
+    async def _sampled(self, release: Release) -> None:
+        """Keep what passed, encrypted, for the scheduled audit, where it was drawn."""
+        if not nightly.chosen(self.policy):
+            return
+        box = nightly.box(self.policy, self._request(), [answer_row(a) for a in release.answers()])
+        keep_s = self.policy.audit.keep_s
+        self.vault_id = await self.gateway.store.run(lambda conn: self.gateway.vault.put(conn, "sample", box, keep_s))
 
     # What was stopped.
 
@@ -853,11 +873,8 @@ def public_url(gateway: Gateway) -> str:
     return settings.public_url.rstrip("/") or f"http://{settings.host}:{settings.port}"
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
+async def read_body(receive: Receive, most: int) -> bytes:
     """The whole body, at most `most` bytes (0: any). Raises `ApiError` 413, `Gone`."""
-    length = headers.get(b"content-length", b"")
-    if most and length.isdigit() and int(length) > most:
-        raise _too_large(most)
     parts, size = [], 0
     while True:
         message = await receive()
@@ -865,10 +882,15 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int)
             raise Gone
         data = message.get("body", b"")
         size += len(data)
+        ends = not message.get("more_body", False)
         if most and size > most:
-            raise _too_large(most)
+            # read on for a while: a client that is still sending would see a broken connection instead of the answer
+            parts.clear()
+            if ends or size > most + DRAINED:
+                raise _too_large(most)
+            continue
         parts.append(data)
-        if not message.get("more_body", False):
+        if ends:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -7,9 +7,9 @@ vault; the label is one of a few words, because it lies in the clear.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, insert, select
 
 from temper.serve import ids
@@ -30,12 +30,16 @@ Label = Literal["safe", "unsafe", "over-refusal", "incorrect", "unhelpful", "lan
 RATINGS: Mapping[object, int] = {"up": 1, "down": -1, 1: 1, -1: -1}
 
 
+def _no_bool(value: object) -> object:
+    return "" if isinstance(value, bool) else value  # true is 1 to Python, and no rating to anybody
+
+
 class Given(BaseModel):
     """The body of `POST /v1/feedback`."""
 
     model_config = ConfigDict(extra="forbid")
     response_id: str = Field(max_length=48, pattern=r"^[A-Za-z0-9_-]+$")
-    rating: Literal["up", "down", 1, -1] | None = None
+    rating: Annotated[Literal["up", "down", 1, -1] | None, BeforeValidator(_no_bool)] = None
     label: Label = ""
     comment: str = Field(default="", max_length=8_000)
     expected: str = Field(default="", max_length=40_000)

@@ -9,6 +9,7 @@ Russian. Leaves out digits for letters, letters set apart by spaces, and escapes
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -50,29 +51,37 @@ _MOST_MARKS = 30
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Folded text with the raw place of each character: `places[i]` is where folded character i begins in the raw text, and one
-    more stands for the end; None where each character stands where it stood.
+    """Folded text that knows its raw places. From `starts[k]` on, folded characters stand one by one from `raws[k]` on; the last of
+    both are the lengths of the texts. Both are empty where each character stands where it stood.
     """
 
     text: str
-    places: tuple[int, ...] | None = None
+    starts: Sequence[int] = ()
+    raws: Sequence[int] = ()
 
     def raw(self, i: int) -> int:
         """Where folded character `i` begins in the raw text; the raw length for the length of the folded text."""
-        return i if self.places is None else self.places[i]
+        if not self.starts:
+            return i
+        k = bisect_right(self.starts, i) - 1
+        return self.raws[k] + i - self.starts[k]
 
     def at(self, place: int) -> int:
         """The first folded character that begins at the raw `place` or after it."""
-        return place if self.places is None else bisect_left(self.places, place)
+        if not self.starts:
+            return place
+        k = bisect_left(self.raws, place)
+        if k == 0 or self.raws[k] == place:
+            return self.starts[k]
+        return min(self.starts[k - 1] + place - self.raws[k - 1], self.starts[k])
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """The raw range of folded `[start:end]`, not empty. A raw character that folds to several belongs to it whole."""
-        if self.places is None:
-            return start, end
-        last = self.places[end]
-        if last == self.places[end - 1]:
-            last = self.places[bisect_right(self.places, last)]
-        return self.places[start], last
+        last = self.raw(end)
+        while last == self.raw(end - 1):
+            end += 1
+            last = self.raw(end)
+        return self.raw(start), last
 
 
 @lru_cache(maxsize=8)
@@ -82,7 +91,9 @@ def fold(raw: str, *, escapes: bool = False) -> Folded:
         return _folded(raw)
     text, places = _decoded(raw)
     folded = _folded(text)
-    return Folded(folded.text, tuple(places) if folded.places is None else tuple([places[p] for p in folded.places]))
+    if not folded.starts:
+        return Folded(folded.text, range(len(places)), places)
+    return Folded(folded.text, range(len(folded.text) + 1), [places[folded.raw(i)] for i in range(len(folded.text) + 1)])
 
 
 def back(text: str, place: int, reach: int, *, escapes: bool = False) -> int:
@@ -184,18 +195,30 @@ def _undisguised(run: re.Match[str]) -> str:
 def _shrunk(raw: str) -> Folded:
     """ASCII with runs of white space or with control characters."""
     pieces: list[str] = []
-    places: list[int] = []
-    at = 0
+    starts, raws = [0], [0]
+    at = size = 0
     for match in _RUN.finditer(raw):
-        pieces.append(raw[at : match.start()])
-        places.extend(range(at, match.start()))
-        at = match.end()
+        start, end = match.span()
+        pieces.append(raw[at:start])
+        size += start - at
         if _SPACES.search(match[0]) is not None:
+            if size > starts[-1]:
+                starts.append(size)
+                raws.append(start)
             pieces.append(" ")
-            places.append(match.start())
+            size += 1
+        if size > starts[-1]:
+            starts.append(size)
+            raws.append(end)
+        else:
+            raws[-1] = end
+        at = end
     pieces.append(raw[at:])
-    places.extend(range(at, len(raw) + 1))
-    return Folded(_spaced("".join(pieces)), tuple(places))
+    size += len(raw) - at
+    if size > starts[-1]:
+        starts.append(size)
+        raws.append(len(raw))
+    return Folded(_spaced("".join(pieces)), starts, raws)
 
 
 def _spaced(text: str) -> str:
@@ -214,7 +237,7 @@ def _by_clusters(raw: str) -> Folded:
             places.extend(range(start, match.end()))
             spaced = False
             continue
-        folded = _unified(cluster)
+        folded = _alone(cluster) if len(cluster) == 1 else _unified(cluster)
         if spaced and folded.startswith(" "):
             folded = folded[1:]
         if folded:
@@ -222,7 +245,7 @@ def _by_clusters(raw: str) -> Folded:
             places.extend([start] * len(folded))
             spaced = folded.endswith(" ")
     places.append(len(raw))
-    return Folded("".join(pieces), tuple(places))
+    return Folded("".join(pieces), range(len(places)), places)
 
 
 def _unified(cluster: str) -> str:
@@ -230,6 +253,9 @@ def _unified(cluster: str) -> str:
     seen = _HIDDEN.sub("", cluster)
     unified = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     return _SPACES.sub(" ", _LEFT_OVER.sub("", unified))
+
+
+_alone = lru_cache(maxsize=4096)(_unified)
 
 
 class _Table(dict[int, str]):

@@ -88,9 +88,9 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi.responses import JSONResponse, Response
 
     from temper.serve.access import identify, open_to
+    from temper.serve.feedback import wrong
     from temper.serve.keys import LOCAL
     from temper.serve.protocol import ApiError
-    from temper.serve.feedback import wrong
 
     router = APIRouter(tags=["litellm"])
 

@@ -50,8 +50,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
         if refused is not None:
             gateway.meters.shed(refused.code)
             raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
-        headers = {k.lower(): v for k, v in request.headers.raw}
-        given = parse_json(await read_body(request.receive, headers, limits.request_bytes))
+        given = parse_json(await read_body(request.receive, limits.request_bytes))
         texts, id = texts_of(given.get("input")), ids.new("modr")
         rows = []
         for text in texts:

@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from standardwebhooks import Webhook
 
-from temper.errors import UnknownName, UsageError, nearest
+from temper.errors import StorageError, UnknownName, UsageError, nearest
 from temper.files import dumps
 from temper.serve import ids
 from temper.serve.journal import Journal
@@ -57,10 +57,9 @@ class _Delivery:
     id: str
     hook: str
     url: str
-    secret: bytes
+    secret: bytes  # encrypted
     body: str
     tries: int
-    made_at: float
 
 
 class Hooks:
@@ -74,7 +73,7 @@ class Hooks:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, url: str, events: Sequence[str] = EVENTS, *, by: str) -> tuple[str, str]:
-        """A new receiver, its id and secret (`whsec_...`), which is shown once. Blocks. Raises `UsageError` for a URL or event."""
+        """A new receiver, its id and secret (`whsec_...`), which is shown once. Blocks. Raises `UsageError`."""
         self._check(url, events)
         id_, key = ids.new("hook"), secrets.token_bytes(32)
         row = {"id": id_, "url": url, "secret": self._box.seal(key, id_), "events": json.dumps(sorted(set(events)))}
@@ -120,20 +119,21 @@ class Hooks:
         batch = await self.store.run(self._claimed)
         if not batch:
             return 0
-        connector = aiohttp.TCPConnector(
-            resolver=_Public(self.allow_private), use_dns_cache=False, limit=AT_ONCE, force_close=True
-        )
+        connector = aiohttp.TCPConnector(resolver=_Public(self.allow_private), use_dns_cache=False, force_close=True)
         limits = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(connector=connector, timeout=limits, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            await asyncio.gather(*(self._try(session, delivery) for delivery in batch))
+            ended = await asyncio.gather(*(self._try(session, delivery) for delivery in batch), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
         return len(batch)
 
     async def _deliver_all(self) -> None:
         while True:
             try:
                 tried = await self.deliver()
-            except (DBAPIError, PoolTimeout) as error:
-                log.warning("webhooks: the database is away: %s", type(error).__name__)
+            except (DBAPIError, PoolTimeout, StorageError) as error:
+                log.warning("webhooks: what was delivered cannot be noted: %s", type(error).__name__)
                 tried = 0
             if tried < AT_ONCE:
                 await asyncio.sleep(LOOK_S)
@@ -159,38 +159,25 @@ class Hooks:
         if dead:
             ended = {"done_at": now, "last_error": "the receiver was disabled"}
             connection.execute(update(deliveries).where(deliveries.c.id.in_(dead)).values(ended))
-        return [self._opened(row) for row in found if row["disabled_at"] is None]
-
-    def _opened(self, row: RowMapping) -> _Delivery:
-        key = self._box.open(row["secret"], row["hook_id"])
-        return _Delivery(row["id"], row["hook_id"], row["url"], key, row["body"], row["tries"], row["made_at"])
+        names = ("id", "hook_id", "url", "secret", "body", "tries")
+        return [_Delivery(*(row[name] for name in names)) for row in found if row["disabled_at"] is None]
 
     async def _try(self, session: aiohttp.ClientSession, delivery: _Delivery) -> None:
         status, error = await self._send(session, delivery)
         await self.store.run(lambda c: _noted(c, delivery, status, error))
         if status == _GONE:
-            await asyncio.wrap_future(
-                self.journal.act(
-                    "hook.disabled", delivery.hook, {"by": "410 Gone"}, lambda c: _disabled(c, delivery.hook, missing=True)
-                )
-            )
+            gone = self.journal.act("hook.disabled", delivery.hook, {"by": "410 Gone"}, lambda c: _gone(c, delivery.hook))
+            await asyncio.wrap_future(gone)
 
     async def _send(self, session: aiohttp.ClientSession, delivery: _Delivery) -> tuple[int, str]:
         """The status of the answer, and what went wrong, "" for nothing."""
-        now = datetime.now(UTC)
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "temper-webhooks",
-            "webhook-id": delivery.id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": Webhook(delivery.secret).sign(delivery.id, now, delivery.body),
-        }
         try:
+            headers = _signed(delivery, self._box.open(delivery.secret, delivery.hook))
             _literal(delivery.url, self.allow_private)
             posted = session.post(delivery.url, data=delivery.body.encode(), headers=headers, allow_redirects=False)
             async with posted as response:
                 return response.status, "" if 200 <= response.status < 300 else f"HTTP {response.status}"
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, StorageError) as error:
             # the class alone: its text may hold what the other side sent
             return 0, str(error) if isinstance(error, Refused) else type(error).__name__
 
@@ -269,12 +256,27 @@ def _noted(connection: Connection, delivery: _Delivery, status: int, error: str)
     connection.execute(update(deliveries).where(deliveries.c.id == delivery.id).values(values))
 
 
-def _disabled(connection: Connection, id_: str, *, missing: bool = False) -> None:
+def _signed(delivery: _Delivery, key: bytes) -> dict[str, str]:
+    now = datetime.now(UTC)
+    return {
+        "content-type": "application/json",
+        "user-agent": "temper-webhooks",
+        "webhook-id": delivery.id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(key).sign(delivery.id, now, delivery.body),
+    }
+
+
+def _gone(connection: Connection, id_: str) -> bool:
+    """Whether a live receiver was disabled."""
     live = hooks.c.id == id_, hooks.c.disabled_at.is_(None)
-    if connection.execute(update(hooks).where(*live).values(disabled_at=time.time())).rowcount or missing:
-        return
-    known = connection.execute(select(hooks.c.id).where(hooks.c.disabled_at.is_(None))).scalars()
-    raise UnknownName(f"no live webhook has the id {id_!r}; {nearest(id_, known)}")
+    return bool(connection.execute(update(hooks).where(*live).values(disabled_at=time.time())).rowcount)
+
+
+def _disabled(connection: Connection, id_: str) -> None:
+    if not _gone(connection, id_):
+        known = connection.execute(select(hooks.c.id).where(hooks.c.disabled_at.is_(None))).scalars()
+        raise UnknownName(f"no live webhook has the id {id_!r}; {nearest(id_, known)}")
 
 
 def sweep(connection: Connection, now: float) -> int:
