@@ -223,6 +223,15 @@ def told(running: Running) -> Row:
     }
 
 
+def neural(core: str) -> Row:
+    """The harm filter by itself, in our own Python on the gateway's core."""
+    command = ["taskset", "-c", core, sys.executable, str(PEERS / "neural.py")]
+    paths = os.pathsep.join([str(PEERS.parent.parent), str(PEERS)])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return {"case": "harm filter, 512 tokens", **json.loads(done.stdout.splitlines()[-1])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, required=True, help="folder of the virtual environments")
@@ -261,9 +270,11 @@ def main() -> None:
             print(f"round {number + 1}", flush=True)
             for one in running:
                 measure(one, base, other, given.seconds)
-        print("\n".join([*table(running), "", *figures(running)]))
-        if not given.dry:
-            record("guard", rows(running), others=[told(one) for one in running], rounds=given.rounds, seconds=given.seconds)
+    filtered = neural(mine)
+    print("\n".join([*table(running), "", *figures(running), "", json.dumps(filtered)]))
+    if not given.dry:
+        others = [*map(told, running), filtered]
+        record("guard", rows(running), others=others, rounds=given.rounds, seconds=given.seconds)
 
 
 if __name__ == "__main__":
