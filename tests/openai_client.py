@@ -1,4 +1,4 @@
-"""What a user of the official client sees, as a script: `python openai_client.py URL`. Runs under any major version of the client.
+"""What a user of the official client sees, as a script: `python openai_client.py URL`. Runs under each of its major versions.
 
 The gateway must stand before `fake_openai`, with the policy of `serve_world`. Prints the client's version when all is well.
 """

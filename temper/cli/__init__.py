@@ -24,6 +24,7 @@ from temper.cli import (
     report,
     rescore,
     run,
+    serve,
     suites,
 )
 from temper.errors import TemperError
@@ -62,6 +63,7 @@ app.add_typer(hacks.app, name="hacks")
 app.add_typer(audit.app, name="audit")
 app.add_typer(suites.app, name="suites")
 app.command()(doctor.doctor)
+app.command()(serve.serve)
 
 
 def main() -> None:
