@@ -18,6 +18,7 @@ from temper.serve.guard import Guard
 from temper.serve.journal import Journal
 from temper.serve.keyring import Keyring
 from temper.serve.keys import Keys
+from temper.serve.limits import Limiter
 from temper.serve.metrics import Meters
 from temper.serve.policy import ChannelPolicy, Policy, Setting
 from temper.serve.pool import Pool
@@ -73,9 +74,9 @@ def policy(*settings: Setting, **changes: Any) -> Policy:
 
 
 @asynccontextmanager
-async def gateway(folder: Path, made: Policy) -> AsyncIterator[Gateway]:
-    """The parts that operations use, at work; holds, people and the upstream are left out."""
-    keyring, store = Keyring([bytes(range(32))]), Store(f"sqlite:///{folder}/temper.db")
+async def gateway(folder: Path, made: Policy, url: str = "") -> AsyncIterator[Gateway]:
+    """The parts that operations use, at work; holds, people and the upstream are left out; a URL names another database."""
+    keyring, store = Keyring([bytes(range(32))]), Store(url or f"sqlite:///{folder}/temper.db")
     store.migrate()
     journal = Journal(store, keyring, folder / "checkpoints")
     journal.start()
@@ -90,7 +91,7 @@ async def gateway(folder: Path, made: Policy) -> AsyncIterator[Gateway]:
         journal=journal,
         keys=Keys(store, journal),
         people=absent,
-        limits=absent,
+        limits=Limiter(store),
         hooks=Hooks(store, keyring, journal),
         holds=absent,
         upstream=absent,

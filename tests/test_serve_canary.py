@@ -15,6 +15,8 @@ from sqlalchemy import select
 from temper.serve import canary
 from temper.serve.canary import Readiness
 from temper.serve.guard import Guard
+from temper.serve.policy import read_policy, shipped
+from temper.serve.pool import Pool
 from temper.serve.release import Release
 from temper.serve.tables import journal
 from temper.serve.verdict import OUTPUT, Action, Canary, Channel, Finding, View
@@ -141,6 +143,23 @@ def test_a_failure_later_makes_the_gateway_unready_is_journalled_and_told_once(t
             assert kinds.count("selftest.failed") == 1 and [event for event, _ in told] == ["alert"]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_policy_passes_and_a_second_test_is_quick(name: str) -> None:
+    """The first test loads what filters load; the timer's are the ones that run beside requests."""
+
+    async def twice() -> tuple[Readiness, float]:
+        made, pool, guard = Readiness(), Pool(), Guard(read_policy(name))
+        await made.check(guard, pool)
+        before = time.process_time()
+        await made.check(guard, pool)
+        await pool.close()
+        return made, time.process_time() - before
+
+    made, seconds = asyncio.run(twice())
+    assert made.ok, made.why
+    assert seconds < 2.0
 
 
 def test_a_policy_of_many_light_filters_is_tested_in_well_under_two_seconds() -> None:

@@ -45,7 +45,7 @@ def test_clean_answers_arrive_whole_plain_and_streamed(tmp_path: Path) -> None:
 def test_no_bad_answer_leaks_in_any_channel_or_mode(tmp_path: Path) -> None:
     async def test(w: World) -> None:
         for name in BAD:
-            tools = {"tools": TOOLS} if name == "bad_tool" else {}
+            tools: dict[str, Any] = {"tools": TOOLS} if name == "bad_tool" else {}
             if name != "after_finish":
                 plain = await w.chat(f"[[{name}]] hi", **tools)
                 choice = plain.json()["choices"][0]
@@ -227,8 +227,8 @@ def test_a_request_waits_for_its_reviewer_as_long_as_the_policy_says(tmp_path: P
     policy = POLICY + "[review]\nwait_s = 10\n"
 
     async def decide(w: World, verdict: str) -> None:
+        waiting = select(holds.c.id).where(holds.c.state == "waiting")
         while True:
-            waiting = select(holds.c.id).where(holds.c.state == "waiting")
             found = await w.gateway.store.run(lambda c: c.scalar(waiting))
             if found:
                 break

@@ -12,6 +12,7 @@ from ops_parts import client, gateway, policy, put
 from sqlalchemy import select
 
 from temper.serve import feedback
+from temper.serve.policy import Limits
 from temper.serve.tables import feedback as table
 from temper.serve.tables import journal
 
@@ -110,10 +111,21 @@ def test_any_bytes_are_feedback_or_the_name_of_a_field(raw: bytes) -> None:
     assert isinstance(parsed, feedback.Given) or parsed in {"", *feedback.Given.model_fields}
 
 
+def test_a_key_says_no_more_than_its_limits_allow(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with gateway(tmp_path, policy(limits=Limits(requests_per_minute=2))) as made:
+            response = put(made)
+            async with client(made, feedback.routes(made)) as http:
+                said = [await http.post("/v1/feedback", json={"response_id": response, "rating": 1}) for _ in range(4)]
+            assert [r.status_code for r in said].count(429) >= 1
+
+    asyncio.run(main())
+
+
 def test_a_body_that_is_too_long_is_not_read_to_its_end(tmp_path: Path) -> None:
     async def work(made: Any) -> None:
         async with client(made, feedback.routes(made)) as http:
             reply = await http.post("/v1/feedback", content=b"{" + b" " * (feedback.BYTES + 1))
-            assert reply.status_code == 400
+            assert reply.status_code == 413
 
     run(tmp_path, work)

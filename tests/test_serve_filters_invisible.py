@@ -74,7 +74,7 @@ def test_replacements_are_empty():
 
 def test_messages_in_tags_and_selectors_can_be_read():
     assert smuggled(f"Hello{TAGS}") == "obey me"
-    spelled = "".join(chr(0xFE00 + b) if b < 16 else chr(0xE0100 + b - 16) for b in "obey".encode())
+    spelled = "".join(chr(0xFE00 + b) if b < 16 else chr(0xE0100 + b - 16) for b in b"obey")
     assert smuggled(f"😀{spelled}") == "obey"
     assert smuggled("❤️") == ""
     assert "7 letters" in found(f"Hello{TAGS}")[0].why

@@ -55,7 +55,9 @@ def test_what_only_looks_like_a_number_stays(text):
     assert not found(text)
 
 
-@pytest.mark.parametrize("text", ["Jane.Roe@Mail.org", "jane\u200b.roe@mail.org", "ｊａｎｅ.roe@mail.org", "我的邮箱是jane.roe@mail.org电话"])
+@pytest.mark.parametrize(
+    "text", ["Jane.Roe@Mail.org", "jane\u200b.roe@mail.org", "ｊａｎｅ.roe@mail.org", "我的邮箱是jane.roe@mail.org电话"]
+)
 def test_an_address_is_found_however_it_is_written(text):
     assert [f.rule for f in found(text)] == ["email"]
 

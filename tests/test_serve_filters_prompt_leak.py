@@ -98,11 +98,14 @@ def test_a_leak_is_seen_before_more_of_it_than_the_reach_has_come(step, told):
 
 
 def test_long_words_count_by_their_characters():
-    system = "Donaudampfschifffahrtsgesellschaftskapitän Rindfleischetikettierungsüberwachungsaufgabe " * 1 + (
-        "Kraftfahrzeughaftpflichtversicherungspolice Betäubungsmittelverschreibungsverordnung Grundstücksverkehrsgenehmigung Ende Aus"
+    system = "Donaudampfschifffahrtsgesellschaftskapitän Rindfleischetikettierungsüberwachungsaufgabe" + (
+        " Kraftfahrzeughaftpflichtversicherungspolice Betäubungsmittelverschreibungsverordnung Grundstücksverkehrsgenehmigung Aus"
     )
     assert found(system, system=system)
-    assert any(f.rule == "words" for f in found(" ".join(system.split()[:5]), system=system + " and several other words that follow it here"))
+    assert any(
+        f.rule == "words"
+        for f in found(" ".join(system.split()[:5]), system=system + " and several other words that follow it here")
+    )
 
 
 @pytest.mark.parametrize("options", [{"words": 4}, {"least": 2}, {"least": 40}, {"tokens": ("abc",)}])

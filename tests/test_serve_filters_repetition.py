@@ -8,11 +8,12 @@ from temper.errors import PolicyError
 from temper.serve.filters.repetition import Repetition
 from temper.serve.verdict import Channel, View, canary_turn
 
-WORDS = "the river was low that year and boats lay in mud while people walked over stones to markets on islands".split()
-PROSE = " ".join(random.Random(3).choice(WORDS) + ("." if i % 11 == 0 else "") for i in range(400))
+WORDS = "the river was low that year and boats lay in mud while people walked over stones to markets on islands".split()  # noqa: SIM905  a list of words reads better
+CHANCE = random.Random(3)
+PROSE = " ".join(CHANCE.choice(WORDS) + ("." if i % 11 == 0 else "") for i in range(400))
 PASSAGE = (
-    "the model goes on about one thing that is said again in the very same words and with the very same end and nothing new comes "
-    "of it since all has been said before and before that too and so it goes on and on for as long as one lets it go on, truly. "
+    "the model goes on about one thing that is said again in the very same words and with the very same end and nothing "
+    "new comes of it since all has been said before and before that too and so it goes on and on for as long as it may. "
 )
 
 

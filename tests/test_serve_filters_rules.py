@@ -24,7 +24,14 @@ def phrases(*given, **options):
 
 @pytest.mark.parametrize(
     "text",
-    ["Copper Lantern", "copper \n\t lantern", "cop\u200bper lan\u00adtern", "ｃｏｐｐｅｒ lantern", "COPPER LANTERN!", "(copper lantern)"],
+    [
+        "Copper Lantern",
+        "copper \n\t lantern",
+        "cop\u200bper lan\u00adtern",
+        "ｃｏｐｐｅｒ lantern",
+        "COPPER LANTERN!",
+        "(copper lantern)",
+    ],
 )
 def test_a_phrase_is_found_however_it_is_dressed(text):
     assert matched(phrases("copper lantern"), f"a {text} b")
@@ -82,7 +89,9 @@ def test_input_alone_needs_no_greatest_length_and_reach_stands_for_one():
     assert Rules((Rule("r", pattern="ab.*cd", reach=90),)).reach == 90
 
 
-@pytest.mark.parametrize("rules", [(), (Rule("a", phrases=("x",)), Rule("a", phrases=("y",))), (Rule("a"),), (Rule("a", phrases=("\u200b",)),)])
+@pytest.mark.parametrize(
+    "rules", [(), (Rule("a", phrases=("x",)), Rule("a", phrases=("y",))), (Rule("a"),), (Rule("a", phrases=("\u200b",)),)]
+)
 def test_rules_that_say_nothing_are_refused(rules):
     with pytest.raises(PolicyError):
         Rules(rules)
@@ -128,7 +137,11 @@ def test_white_space_and_other_scripts_are_written_as_they_are_folded():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 400), st.lists(st.integers(1, 90), min_size=1, max_size=8), st.sampled_from([" ", "\n", "é", "词", "\u200b", "\\"]))
+@given(
+    st.integers(0, 400),
+    st.lists(st.integers(1, 90), min_size=1, max_size=8),
+    st.sampled_from([" ", "\n", "é", "词", "\u200b", "\\"]),
+)
 def test_a_phrase_is_found_wherever_a_stream_is_cut(offset, sizes, filler):
     filter = Rules((Rule("p", phrases=("copper lantern",)), Rule("c", pattern=r"\bzx-\d{4}\b")))
     text = filler * offset + " copper lantern, zx-1234. the end"

@@ -39,7 +39,9 @@ KEYS = {
     "azure-key": "AccountKey=" + made(86) + "==",
     "jwt": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0." + made(43),
     "password": "postgres://app:" + made(12) + "@db.internal/main",
-    "private-key": "-----BEGIN RSA PRIVATE KEY-----\n" + "\n".join(made(64) for _ in range(20)) + "\n-----END RSA PRIVATE KEY-----",
+    "private-key": "-----BEGIN RSA PRIVATE KEY-----\n"
+    + "\n".join(made(64) for _ in range(20))
+    + "\n-----END RSA PRIVATE KEY-----",
 }
 ORDINARY = [
     str(uuid.UUID(int=MADE.getrandbits(128))),

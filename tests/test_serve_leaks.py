@@ -1,4 +1,7 @@
-"""Not one banned phrase leaves a release, in whole or in part, however it is cut, hidden or wrapped; and clean text is not touched."""
+"""Not one banned phrase leaves a release, in whole or in part, however it is cut and hidden; clean text comes out as it went in.
+
+The loop of 100,000 cases takes about a minute of one core.
+"""
 
 import asyncio
 import json
@@ -7,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +17,10 @@ from temper.serve.fold import back, fold
 from temper.serve.guard import Guard
 from temper.serve.policy import ChannelPolicy, Policy, Setting
 from temper.serve.release import Delta, Release
-from temper.serve.verdict import EMPTY, OUTPUT, Action, Canary, Channel, Finding, View, canary_turn
+from temper.serve.verdict import EMPTY, OUTPUT, Action, Canary, Channel, Finding, Mode, Pace, View, canary_turn
 
 PHRASES = ("forbidden fruit", "zeppelin", "crème brûlée", "красная кнопка", "禁じられた", "x9!kq")
-CASES = 10_000
+CASES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,9 @@ class Phrases:
     """Finds phrases in folded text: the simplest filter that there is."""
 
     phrases: tuple[str, ...] = PHRASES
-    name = "phrases"
-    pace = "window"
-    heavy = False
+    name: str = "phrases"
+    pace: Pace = "window"
+    heavy: bool = False
     default_channels = OUTPUT
     default_action = Action.BLOCK
 
@@ -55,20 +57,35 @@ class Phrases:
         return Canary(self.phrases[0], canary_turn())
 
 
-def guard(action: Action = Action.BLOCK, mode: str = "window", **treats: str) -> Guard:
-    channels = {c: ChannelPolicy(policy=treats.get(str(c), "filter"), mode=mode) for c in Channel}  # type: ignore[arg-type]
-    return Guard(Policy(name="t", version="t", filters=(Setting("phrases", "phrases", Phrases(), OUTPUT, action),), channels=channels))
+def guard(mode: Mode, action: Action = Action.BLOCK) -> Guard:
+    channels = {c: ChannelPolicy(mode=mode) for c in Channel}
+    only = Setting("phrases", "phrases", Phrases(), OUTPUT, action)
+    return Guard(Policy(name="t", version="t", filters=(only,), channels=channels))
 
 
-GUARDS = {mode: guard(mode=mode) for mode in ("window", "strict")}
-WORDS = "the of a river, stone\n\nwalks über Ωmega дом слово 水 火。 ﬁn 12.5 (so) **bold** `code` e\u0301t ok. forbidden fru zepp ".split(" ")
+GUARDS = {"window": guard("window"), "strict": guard("strict")}
+ASCII = (
+    "the",
+    "of",
+    "a",
+    "river,",
+    "stone\n\nwalks",
+    "12.5",
+    "(so)",
+    "**bold**",
+    "`code`",
+    "forbidden",
+    "fru",
+    "",
+    "zepp",
+    "x9!k",
+)
+OTHER = (*ASCII, "über", "Ωmega", "дом", "слово", "水", "火。", "ﬁn", "e\u0301t", "crème", "красная", "\U0001f600", "禁じ")
 
 
 def text_of(rng: random.Random, length: int) -> str:
-    made = ""
-    while len(made) < length:
-        made += rng.choice(WORDS) + " "
-    return made[:length]
+    words = ASCII if rng.random() < 0.5 else OTHER
+    return " ".join(rng.choices(words, k=length // 4 + 1))[:length]
 
 
 def cut(rng: random.Random, text: str) -> list[str]:
@@ -95,8 +112,9 @@ def disguised(rng: random.Random, phrase: str) -> str:
 
 def escaped(rng: random.Random, text: str) -> str:
     how = rng.randrange(3)
-    body = "".join(f"\\u{ord(c):04x}" for c in text) if how == 0 and ord(max(text)) < 0x10000 else json.dumps(text, ensure_ascii=how == 1)[1:-1]
-    return body
+    if how == 0 and max(text) < "\U00010000":
+        return "".join(f"\\u{ord(c):04x}" for c in text)
+    return json.dumps(text, ensure_ascii=how == 1)[1:-1]
 
 
 def deltas(rng: random.Random, way: str, text: str) -> list[Delta]:
@@ -104,8 +122,8 @@ def deltas(rng: random.Random, way: str, text: str) -> list[Delta]:
         opener = rng.choice(("<think>", "<think>\n", "\n<THINK>"))
         return [Delta(0, Channel.CONTENT, piece) for piece in cut(rng, f"{opener}{text}</think>\nDone.")]
     if way == "tool_args":
-        pieces = cut(rng, text)
-        return [Delta(0, Channel.TOOL_ARGS, p, 0, "search" if i == 0 else "", "c1" if i == 0 else "") for i, p in enumerate(pieces)]
+        named = Delta(0, Channel.TOOL_ARGS, "", 0, "search", "c1")
+        return [named, *(Delta(0, Channel.TOOL_ARGS, piece, 0) for piece in cut(rng, text))]
     return [Delta(0, Channel(way), piece) for piece in cut(rng, text)]
 
 
@@ -142,7 +160,7 @@ async def leaks(rng: random.Random, cases: int) -> tuple[int, int]:
         out = await released(release, deltas(rng, way, "".join(parts)))
         text = joined(out, channel_of(way))
         if bad:
-            assert release.stopped is Action.BLOCK, (case, way, mode, parts[1], parts[0][-20:])
+            assert release.stopped is Action.BLOCK, (case, way, mode, parts)
             assert parts[0].startswith(text) or parts[0].lstrip().startswith(text), (case, text, parts)
             stopped += 1
         else:
@@ -157,3 +175,67 @@ async def leaks(rng: random.Random, cases: int) -> tuple[int, int]:
 def test_a_hundred_thousand_phrases_at_every_place_do_not_leak() -> None:
     stopped, clean = asyncio.run(leaks(random.Random(7), CASES))
     assert (stopped, clean) == (CASES * 4 // 5, CASES // 5)
+
+
+def test_every_place_of_a_phrase_around_the_window_and_the_clock() -> None:
+    """Every offset, letter by letter and in steps that meet the clock, which random cuts may miss."""
+
+    async def each() -> None:
+        for at in range(300):
+            for size in (1, 16, 128, 1000):
+                text = "a river " * 38
+                bad = f"{text[:at]} forbidden fruit {text}"
+                release = Release(GUARDS["window"], EMPTY, thinks=False)
+                out = await released(release, [Delta(0, Channel.CONTENT, bad[i : i + size]) for i in range(0, len(bad), size)])
+                assert text[:at].startswith(joined(out, Channel.CONTENT))
+                assert release.stopped is Action.BLOCK
+
+    asyncio.run(each())
+
+
+NOISE = st.sampled_from(["", "", "", "\u200b", "\u2060\ufeff", "\u00ad", "\u0336", "\x00", "\U000e0041", "\u200d" * 40])
+GAP = st.sampled_from([" ", "  ", "\n", "\u3000", "\u00a0\t", " \u200b ", " " * 500])
+
+
+@st.composite
+def hidden(draw: st.DrawFn) -> str:
+    """A banned phrase as a reader would still read it."""
+    made = ""
+    for letter in draw(st.sampled_from(PHRASES[:4])):
+        wide = chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else letter
+        made += draw(GAP) if letter == " " else draw(st.sampled_from([letter, letter.upper(), wide])) + draw(NOISE)
+    return made
+
+
+@given(
+    before=st.text(max_size=200),
+    phrase=hidden(),
+    after=st.text(max_size=80),
+    places=st.lists(st.integers(0, 900), max_size=12),
+    channel=st.sampled_from(OUTPUT),
+    escapes=st.booleans(),
+    action=st.sampled_from([Action.BLOCK, Action.REDACT]),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_disguise_gets_through(
+    before: str, phrase: str, after: str, places: list[int], channel: Channel, escapes: bool, action: Action
+) -> None:
+    text = f"{before} {phrase} {after}"
+    if channel is Channel.TOOL_ARGS:
+        text = json.dumps({"q": text}, ensure_ascii=escapes)
+    cuts = sorted({0, len(text), *(p for p in places if p < len(text))})
+    pieces = [Delta(0, channel, text[a:b]) for a, b in pairwise(cuts)]
+    release = Release(guard("window", action), EMPTY, thinks=False)
+    out = joined(asyncio.run(released(release, pieces)), channel)
+    seen = fold(out, escapes=channel is Channel.TOOL_ARGS).text
+    assert not any(fold(p).text in seen for p in PHRASES)
+    assert release.verdict.action is action
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=600), st.lists(st.integers(0, 600), max_size=12), st.sampled_from(OUTPUT))
+@settings(max_examples=200, deadline=None)
+def test_clean_text_comes_out_as_it_went_in(text: str, places: list[int], channel: Channel) -> None:
+    cuts = sorted({0, len(text), *(p for p in places if p < len(text))})
+    nothing = Guard(Policy(name="t", version="t", filters=(), channels={c: ChannelPolicy() for c in Channel}))
+    release = Release(nothing, EMPTY, thinks=False)
+    assert joined(asyncio.run(released(release, [Delta(0, channel, text[a:b]) for a, b in pairwise(cuts)])), channel) == text

@@ -65,6 +65,14 @@ def test_the_guards_own_line_keeps_its_names(out: io.StringIO) -> None:
     assert lines(out)[0]["event"] == "filter pii failed on input: ValueError"
 
 
+def test_names_of_filters_are_learnt_when_the_policy_is_read(out: io.StringIO) -> None:
+    log = logging.getLogger("temper.serve.guard")
+    log.critical("filter %s failed", "mine")
+    logs.know(["mine"])
+    log.critical("filter %s failed", "mine")
+    assert [line["event"] for line in lines(out)] == ["filter [str, 4 characters] failed", "filter mine failed"]
+
+
 def test_text_given_to_a_log_call_is_left_out(out: io.StringIO) -> None:
     logging.getLogger("temper.serve.chat").error("bad request %s from %d", SECRET, 7)
     logging.getLogger("temper.serve.chat").error("bad request %(who)s", {"who": SECRET})

@@ -61,6 +61,12 @@ def test_a_model_that_a_client_made_up_is_no_label() -> None:
     assert b"alice" not in meters.exposition()[0]
 
 
+def test_a_model_that_the_model_server_lists_is_one() -> None:
+    meters = Meters(models=["m"])
+    meters.learn(["n"])
+    assert [meters.named(name) for name in ("m", "n", "alice@example.org")] == ["m", "n", "other"]
+
+
 def test_findings_are_counted_and_text_in_their_names_is_not_shown() -> None:
     meters = Meters()
     found = [

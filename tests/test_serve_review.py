@@ -14,8 +14,6 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from serve_parts import pg_server  # noqa: F401
-from serve_parts import store_url as url  # noqa: F401
 from sqlalchemy import insert, select
 
 from temper.errors import UsageError
@@ -32,6 +30,7 @@ from temper.serve.verdict import Turn
 from temper.serve.webhooks import Hooks
 from temper.types import Example
 
+pytest_plugins = ("serve_parts",)
 SECRET = "the canary text of nobody@example.org"
 ANSWER = {"reasoning": f"thinking of {SECRET}", "content": f"Here: {SECRET}", "calls": []}
 FINDING = {"filter": "rules", "rule": "r1", "category": "weapons", "channel": "content", "start": 0, "end": 4, "score": 0.9}
@@ -95,9 +94,9 @@ async def world(url: str, folder: Path, clock: Clock | None = None) -> AsyncIter
         store.close()
 
 
-def test_a_released_item_gives_the_answer_and_is_on_record(url: str, tmp_path: Path) -> None:
+def test_a_released_item_gives_the_answer_and_is_on_record(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item()
             before = await w.holds.outcome(id)
             assert before.state == "waiting" and before.answers is None
@@ -112,9 +111,9 @@ def test_a_released_item_gives_the_answer_and_is_on_record(url: str, tmp_path: P
     asyncio.run(story())
 
 
-def test_an_edit_replaces_answer_reasoning_and_tool_calls(url: str, tmp_path: Path) -> None:
+def test_an_edit_replaces_answer_reasoning_and_tool_calls(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item(answers=[{**ANSWER, "calls": [{"name": "f", "call_id": "1", "arguments": SECRET}]}])
             assert await w.holds.decide(id, ANNA, "edit", edit=["a better answer"]) == "edited"
             outcome = await w.holds.outcome(id)
@@ -124,9 +123,9 @@ def test_an_edit_replaces_answer_reasoning_and_tool_calls(url: str, tmp_path: Pa
     asyncio.run(story())
 
 
-def test_a_refusal_gives_its_message_and_no_answer(url: str, tmp_path: Path) -> None:
+def test_a_refusal_gives_its_message_and_no_answer(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item()
             assert await w.holds.decide(id, ANNA, "refuse", message="not this one") == "refused"
             outcome = await w.holds.outcome(id)
@@ -137,9 +136,9 @@ def test_a_refusal_gives_its_message_and_no_answer(url: str, tmp_path: Path) -> 
     asyncio.run(story())
 
 
-def test_time_refuses_even_where_the_job_never_ran(url: str, tmp_path: Path) -> None:
+def test_time_refuses_even_where_the_job_never_ran(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item(Review(expire_s=100))
             w.clock.ahead = 101
             late = await w.holds.outcome(id)
@@ -159,9 +158,9 @@ def test_time_refuses_even_where_the_job_never_ran(url: str, tmp_path: Path) -> 
     asyncio.run(story())
 
 
-def test_a_lease_keeps_others_away_until_it_ends(url: str, tmp_path: Path) -> None:
+def test_a_lease_keeps_others_away_until_it_ends(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item()
             assert await w.holds.claim(id, ANNA, 60)
             assert not await w.holds.claim(id, BEN, 60)
@@ -180,9 +179,9 @@ def test_a_lease_keeps_others_away_until_it_ends(url: str, tmp_path: Path) -> No
 TWO = Review(two_person=("weapons",))
 
 
-def test_two_people_must_agree_and_an_admin_is_one_person(url: str, tmp_path: Path) -> None:
+def test_two_people_must_agree_and_an_admin_is_one_person(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item(TWO)
             assert await w.holds.decide(id, CARA, "release") == "waiting"
             with pytest.raises(Conflict, match="another person"):
@@ -193,9 +192,9 @@ def test_two_people_must_agree_and_an_admin_is_one_person(url: str, tmp_path: Pa
     asyncio.run(story())
 
 
-def test_of_two_people_one_refusal_refuses(url: str, tmp_path: Path) -> None:
+def test_of_two_people_one_refusal_refuses(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item(TWO)
             await w.holds.decide(id, ANNA, "release")
             assert await w.holds.decide(id, BEN, "refuse") == "refused"
@@ -203,9 +202,9 @@ def test_of_two_people_one_refusal_refuses(url: str, tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_an_edit_needs_another_person_to_agree_to_that_very_text(url: str, tmp_path: Path) -> None:
+def test_an_edit_needs_another_person_to_agree_to_that_very_text(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item(TWO)
             await w.holds.decide(id, ANNA, "release")
             assert await w.holds.decide(id, BEN, "edit", edit=["mended"]) == "waiting", "one wants the original, one the edit"
@@ -221,18 +220,18 @@ def test_an_edit_needs_another_person_to_agree_to_that_very_text(url: str, tmp_p
     asyncio.run(story())
 
 
-def test_of_many_verdicts_at_once_one_counts(url: str, tmp_path: Path) -> None:
+def test_of_many_verdicts_at_once_one_counts(store_url: str, tmp_path: Path) -> None:
     """Four workers, each with a journal and a pool of its own, decide the same items at the same moment."""
 
     async def made() -> list[str]:
-        async with world(url, tmp_path / "0") as w:
+        async with world(store_url, tmp_path / "0") as w:
             return [await w.item() for _ in range(6)]
 
     wanted = asyncio.run(made())
 
     def worker(n: int) -> list[str]:
         async def story() -> list[str]:
-            async with world(url, tmp_path / str(n)) as w:
+            async with world(store_url, tmp_path / str(n)) as w:
                 me = Person(f"person_{n}", str(n), "reviewer")
                 states = await asyncio.gather(
                     *(w.holds.decide(id, me, "release" if n % 2 else "refuse") for id in wanted), return_exceptions=True
@@ -247,9 +246,9 @@ def test_of_many_verdicts_at_once_one_counts(url: str, tmp_path: Path) -> None:
     assert sorted(won) == sorted(wanted), "every item was decided exactly once"
 
 
-def test_of_many_claims_at_once_one_counts(url: str, tmp_path: Path) -> None:
+def test_of_many_claims_at_once_one_counts(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item()
             people = [Person(f"person_{n}", str(n), "reviewer") for n in range(8)]
             assert sum(await asyncio.gather(*(w.holds.claim(id, p, 60) for p in people))) == 1
@@ -257,9 +256,9 @@ def test_of_many_claims_at_once_one_counts(url: str, tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_whoever_waits_is_woken_here_and_finds_it_from_another_worker(url: str, tmp_path: Path) -> None:
+def test_whoever_waits_is_woken_here_and_finds_it_from_another_worker(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path / "a") as here, world(url, tmp_path / "b") as there:
+        async with world(store_url, tmp_path / "a") as here, world(store_url, tmp_path / "b") as there:
             for decider, most in ((here, 0.2), (there, 1.5)):
                 id = await here.item()
                 waiting = asyncio.create_task(here.holds.wait(id, 5))
@@ -275,22 +274,22 @@ def test_whoever_waits_is_woken_here_and_finds_it_from_another_worker(url: str, 
     asyncio.run(story())
 
 
-def test_items_survive_a_restart(url: str, tmp_path: Path) -> None:
+def test_items_survive_a_restart(store_url: str, tmp_path: Path) -> None:
     async def before() -> str:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             return await w.item()
 
     async def after(id: str) -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             assert await w.holds.decide(id, ANNA, "release") == "released"
             assert (await w.holds.outcome(id)).answers == (ANSWER,)
 
     asyncio.run(after(asyncio.run(before())))
 
 
-def test_no_text_lies_outside_the_vault(url: str, tmp_path: Path) -> None:
+def test_no_text_lies_outside_the_vault(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             w.store.now(
                 lambda c: c.execute(
                     insert(hooks).values(
@@ -348,9 +347,9 @@ def _response(id: str, action: str, vault_id: str | None) -> dict[str, Any]:
     return {"id": id, "at": time.time(), "key_id": "key_1", "action": action, **plain, **numbers, **rest}
 
 
-def test_a_blocked_answer_is_appealed_once_with_its_text_where_it_is_kept(url: str, tmp_path: Path) -> None:
+def test_a_blocked_answer_is_appealed_once_with_its_text_where_it_is_kept(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             stem = f"resp_{time.time_ns()}"
             kept = await w.holds.keep(request={"model": "m", "messages": []}, answers=[ANSWER], review=Review())
             gone = await w.holds.keep(request={"model": "m", "messages": []}, answers=[ANSWER], review=Review(expire_s=0))
@@ -373,9 +372,9 @@ def test_a_blocked_answer_is_appealed_once_with_its_text_where_it_is_kept(url: s
     asyncio.run(story())
 
 
-def test_appeals_at_once_make_one_item(url: str, tmp_path: Path) -> None:
+def test_appeals_at_once_make_one_item(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(url, tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = f"resp_{time.time_ns()}"
             w.answered(_response(id, "block", None))
             made = await asyncio.gather(*(w.holds.appeal(id, "", Review()) for _ in range(5)), return_exceptions=True)

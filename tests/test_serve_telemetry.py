@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: E402
 
 from temper.serve import telemetry  # noqa: E402
+from temper.serve.metrics import Meters  # noqa: E402
 from temper.serve.telemetry import Telemetry, from_environment  # noqa: E402
 
 ROW = {
@@ -38,7 +39,7 @@ def parts() -> tuple[Telemetry, InMemorySpanExporter, InMemoryMetricReader, InMe
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     events = LoggerProvider()
     events.add_log_record_processor(SimpleLogRecordProcessor(logs))
-    return Telemetry(tracers, MeterProvider([metrics]), events, models=["m"]), spans, metrics, logs
+    return Telemetry(tracers, MeterProvider([metrics]), events), spans, metrics, logs
 
 
 def test_a_response_is_a_span_of_its_duration_with_the_names_of_the_conventions() -> None:
@@ -62,7 +63,8 @@ def test_a_span_is_a_child_of_the_callers() -> None:
 
 def test_a_name_that_a_client_made_up_stays_out_of_the_span() -> None:
     made, spans, _, _ = parts()
-    made.response({**ROW, "model": "alice@example.org", "status": 503})
+    row = {**ROW, "model": "alice@example.org", "status": 503, "findings": "[]", "scanned": 0, "released": 0}
+    Meters(models=["m"], telemetry=made).response(row)
     (span,) = spans.get_finished_spans()
     assert "alice" not in span.to_json()
     assert span.status.status_code.name == "ERROR"

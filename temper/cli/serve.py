@@ -1,5 +1,6 @@
 """`temper serve MODEL_OR_URL`: the guarded gateway, before a model server or with a model in its own process."""
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def serve(
     """Serve a model behind a policy: every text in and out is scanned before anybody reads it."""
     from temper.serve.state import Settings
 
-    remote = model.startswith(("http://", "https://"))
+    remote = "://" in model
     settings = Settings(
         upstream=model,
         models=tuple(models or ()),
@@ -96,7 +97,7 @@ def _tell(settings: "Settings") -> None:
     typer.echo(f"serving {settings.upstream} under the policy {settings.policy}")
     typer.echo(f"  OpenAI's API     {base}/v1")
     typer.echo(f"  review and admin {base}/review   (temper people add NAME --role admin)")
-    typer.echo("  API keys         temper keys make NAME")
+    typer.echo(f"  API keys         temper keys make NAME --database {settings.database}")
 
 
 def _run(settings: "Settings", *, remote: bool) -> None:
@@ -105,6 +106,7 @@ def _run(settings: "Settings", *, remote: bool) -> None:
     from temper.serve import gateway, logs
 
     logs.setup()
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     options = {
         "host": settings.host,
         "port": settings.port,

@@ -32,7 +32,7 @@ class Speaker:
     max_new_tokens: int = 512
 
     def __call__(self, body: Mapping[str, Any], index: int, cancelled: Callable[[], bool]) -> Iterator[Spoken]:
-        """The pieces of one answer, without a finish where it was cancelled. Raises `UsageError` for a prompt that is too long."""
+        """The pieces of one answer, without a finish if it was cancelled. Raises `UsageError` for a prompt that is too long."""
         ids = self._prompt(body)
         most = min(int(body.get("max_completion_tokens") or body.get("max_tokens") or self.max_new_tokens), self._room(ids))
         draw = _Draw(body, index)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from temper.serve import logs
 from temper.serve.guard import Guard
 from temper.serve.policy import Setting
 from temper.serve.release import Delta, Release
@@ -90,6 +91,7 @@ async def check_all(gateway: "Gateway") -> bool:
     """Test every policy in use; where one that passed fails now, that is journalled and an alert is queued."""
     ready, before = gateway.ready, {(c.policy, c.filter, c.channel, c.how) for c in gateway.ready.failed}
     guards = {g.policy.name: g for g in (gateway.guard, *gateway.guards.values())}
+    logs.know([*gateway.meters.models, *(s.name for g in guards.values() for s in g.policy.filters)])
     for guard in guards.values():
         await ready.check(guard, gateway.pool)
     ready.keep(list(guards))

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 
 from temper import types
 from temper.errors import DataError, StorageError
-from temper.serve import agentic, ids, lint, nightly
+from temper.serve import agentic, ids, lint, logs, nightly
 from temper.serve.access import identify
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
@@ -49,6 +49,9 @@ from temper.serve.state import Gateway
 from temper.serve.upstream import Stream, broken, late
 from temper.serve.verdict import Action, Caller, Channel, Finding, Turn, Verdict, View
 
+if TYPE_CHECKING:
+    from temper.serve.telemetry import Telemetry
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -58,6 +61,7 @@ log = logging.getLogger(__name__)
 ALIVE_S: Final = 10.0
 """A stream on which nothing is released says so this often, in seconds, so that nobody between takes it for dead."""
 RETRY_S: Final = 5
+BODY_S: Final = 60.0
 DRAINED: Final = 4 * 2**20
 _LIMITS = frozenset(f.name for f in fields(Limits))
 _THINKS = {"auto": None, "yes": True, "no": False}
@@ -73,14 +77,16 @@ class Gone(Exception):
 class Exchange:
     """One request under way. `kind` is the route's name on record: chat or completions."""
 
-    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send, *, kind: str) -> None:
-        self.gateway, self.kind = gateway, kind
+    def __init__(
+        self, gateway: Gateway, scope: Scope, receive: Receive, send: Send, *, kind: str, traces: "Telemetry | None" = None
+    ) -> None:
+        self.gateway, self.kind, self.traces = gateway, kind, traces
         self._scope, self._receive, self._send = scope, receive, send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = ids.new("chatcmpl" if kind == "chat" else "cmpl")
         self.at, self.started = time.time(), time.monotonic()
         self.guard: Guard = gateway.guard
-        self.begun = self.gone = False
+        self.begun = self.ended = self.gone = False
         self.first_s: float | None = None
         self.sent_at = self.started
         self.status, self.finish, self.action = 200, "stop", Action.ALLOW
@@ -104,6 +110,7 @@ class Exchange:
         self.original: dict[str, Any] | None = None
         self.hold = ""
         self.vault_id: str | None = None
+        self.row: dict[str, Any] = {}
 
     @property
     def policy(self) -> Policy:
@@ -135,7 +142,11 @@ class Exchange:
         if not self.gateway.journal.accepts:
             self.gateway.meters.shed("journal")
             raise overloaded("what is answered cannot be put on record just now", RETRY_S)
-        raw = await read_body(self._receive, self.limits.request_bytes)
+        try:
+            async with asyncio.timeout(BODY_S):
+                raw = await read_body(self._receive, self.limits.request_bytes)
+        except TimeoutError:
+            raise ApiError(408, "the request did not arrive in time", code="request_timeout") from None
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()
         watch = asyncio.ensure_future(self._watch(asyncio.current_task()))
@@ -159,6 +170,8 @@ class Exchange:
         """Ends the work when the client has left."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self.ended:  # the server says so too once the answer is out
+            return
         self.gone = True
         if work is not None:
             work.cancel()
@@ -167,7 +180,7 @@ class Exchange:
         """The work under its deadline, and its row, whatever became of it. A request that cannot be read leaves no row."""
         self.asked = self._parsed(raw)
         try:
-            async with asyncio.timeout(self.limits.deadline_s or None):
+            async with asyncio.timeout(self.limits.deadline_s or None) as self._deadline:
                 await self._answered()
         except TimeoutError:
             await self._failed(late("finish its answer"))
@@ -185,6 +198,8 @@ class Exchange:
             await self._failed(ApiError(500, "the gateway failed; its log says more", kind="server_error", code="internal_error"))
         finally:
             self._note()
+            if self.traces is not None:
+                self.traces.response(self.row, traceparent=self.headers.get(b"traceparent", b"").decode("latin-1"))
 
     def _parsed(self, raw: bytes) -> Asked:
         most = self.limits.max_tokens
@@ -636,6 +651,9 @@ class Exchange:
             answers=answers,
             review=self.policy.review,
         )
+        if self._deadline.when() is not None:  # the reviewers' time is not the model server's
+            now = asyncio.get_running_loop().time()
+            self._deadline.reschedule(now + self.policy.review.wait_s + self.limits.deadline_s)
         if b"respond-async" in self.headers.get(b"prefer", b"") and not self.begun:
             await self._ticket()
             return False
@@ -762,11 +780,12 @@ class Exchange:
             self.begun = True
             headers = [*_SSE, *self._own_headers()]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self.ended = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self.sent_at = time.monotonic()
 
     async def _write_json(self, status: int, body: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        self.begun = True
+        self.begun = self.ended = True
         length = (b"content-length", str(len(body)).encode())
         headers = [_JSON, length, *more, *self._own_headers()]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -787,7 +806,10 @@ class Exchange:
     async def _failed(self, error: ApiError) -> None:
         """An error instead of the answer, or, where the answer has begun, as its last frame."""
         self.status, self.finish = error.status, "content_filter" if error.code == "content_filter" else "error"
+        if self.ended:
+            return
         if self.begun:
+            self.ended = True
             await self._send({"type": "http.response.body", "body": error_frame(error) + DONE, "more_body": False})
             return
         if self.action >= Action.REVIEW:
@@ -796,22 +818,19 @@ class Exchange:
         own.setdefault(b"x-temper-request-id", self.id.encode())
         body = error.body()
         headers = [_JSON, (b"content-length", str(len(body)).encode()), *own.items()]
-        self.begun = True
+        self.begun = self.ended = True
         await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
     # The record.
 
-    _noted = False
-
     def _note(self) -> None:
         """The row of this request, once."""
-        if self._noted:
+        if self.row:
             return
-        self._noted = True
         usage = self.spent or {}
         details = usage.get("completion_tokens_details", {})
-        row = {
+        self.row = {
             "id": self.id,
             "at": self.at,
             "key_id": self.caller.id,
@@ -834,8 +853,9 @@ class Exchange:
             "vault_id": self.vault_id,
         }
         self.gateway.limits.spend(self.caller, usage.get("total_tokens", 0))
-        self.gateway.meters.response(row)
-        self.gateway.journal.response(row)
+        self.gateway.meters.response(self.row)
+        logs.response(self.row)
+        self.gateway.journal.response(self.row)
 
 
 def finding_row(channel: Channel, finding: Finding, choice: int = 0) -> dict[str, Any]:
@@ -875,7 +895,8 @@ def public_url(gateway: Gateway) -> str:
 
 async def read_body(receive: Receive, most: int) -> bytes:
     """The whole body, at most `most` bytes (0: any). Raises `ApiError` 413, `Gone`."""
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -106,13 +106,19 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi.responses import JSONResponse
 
     from temper.serve.access import caller
+    from temper.serve.chat import limits_of, read_body
+    from temper.serve.protocol import overloaded
+    from temper.serve.reload import guard_of
 
     router = APIRouter(tags=["feedback"])
 
     async def give(request: Request, who: Caller = Depends(caller("feedback"))) -> JSONResponse:  # noqa: B008
         """Say what you think of an answer you got."""
-        raw = await _body(request)
-        given = parse(raw) if raw is not None else ""
+        guard = await guard_of(gateway, who)
+        if (refused := gateway.limits.admit(who, limits_of(guard.policy.limits, who))) is not None:
+            gateway.meters.shed(refused.code)
+            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
+        given = parse(await read_body(request.receive, BYTES))
         if isinstance(given, str):
             return wrong(400, f"{given or 'the body'} is not as documented", given or None)
         await gateway.journal.settled()  # the answer may be younger than the next batch of rows
@@ -150,16 +156,6 @@ def _kept(conn: Connection, vault: "Vault", given: Given, who: Caller) -> str:
     if made is None:
         raise LookupError
     return made
-
-
-async def _body(request: Any) -> bytes | None:
-    """The body, None where it is longer than any feedback."""
-    raw = bytearray()
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > BYTES:
-            return None
-    return bytes(raw)
 
 
 def wrong(status: int, message: str, param: str | None) -> "JSONResponse":

@@ -51,8 +51,8 @@ _MOST_MARKS = 30
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Folded text that knows its raw places. From `starts[k]` on, folded characters stand one by one from `raws[k]` on; the last of
-    both are the lengths of the texts. Both are empty where each character stands where it stood.
+    """Folded text that knows its raw places. From `starts[k]` on, folded characters stand one by one from `raws[k]` on; the last
+    of both are the lengths of the texts. Both are empty where each character stands where it stood.
     """
 
     text: str

@@ -22,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from temper.serve import canary, limits, nightly
+from temper.serve import canary, limits, nightly, telemetry
 from temper.serve.access import Renewal, SignIn
 from temper.serve.canary import Readiness
 from temper.serve.chat import Exchange
@@ -105,10 +105,9 @@ def application(gateway: Gateway) -> "App":
 
 def from_environment() -> "App":
     """What a worker process runs: the settings are in the environment, put there by `temper serve`."""
-    given = json.loads(os.environ[SETTINGS])
-    paths = {k: Path(given.pop(k)) for k in ("secret", "checkpoints")}
-    given["models"] = tuple(given["models"])
-    return application(build(Settings(**given, **paths)))
+    given: dict[str, Any] = json.loads(os.environ[SETTINGS])
+    given |= {"secret": Path(given["secret"]), "checkpoints": Path(given["checkpoints"]), "models": tuple(given["models"])}
+    return application(build(Settings(**given)))
 
 
 def to_environment(settings: Settings) -> str:
@@ -124,6 +123,7 @@ class App:
         self._work: list[asyncio.Task[Any]] = []
         self._jobs = Jobs(gateway.store)
         self._reloader = Reloader(gateway)
+        self._traces = telemetry.from_environment(gateway.settings.models)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -131,7 +131,7 @@ class App:
             if kind is None:
                 await self.api(scope, receive, send)
             elif scope["method"] == "POST":
-                await Exchange(self.gateway, scope, receive, send, kind=kind).run()
+                await Exchange(self.gateway, scope, receive, send, kind=kind, traces=self._traces).run()
             else:
                 await _not_allowed(send)
         elif scope["type"] == "lifespan":
@@ -199,6 +199,8 @@ class App:
         await g.limits.close()
         await g.pool.close()
         await g.journal.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         await asyncio.to_thread(g.store.close)
 
 

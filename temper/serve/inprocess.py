@@ -32,7 +32,7 @@ class Spoken(Protocol):
 
 
 Speak = Callable[[Mapping[str, Any], int, Callable[[], bool]], Iterator[Spoken]]
-"""(body, number of the choice, whether it was cancelled) -> the pieces of an answer. Raises `UsageError` for what it cannot do."""
+"""(body, number of the choice, whether it was cancelled) -> its pieces. Raises `UsageError` for what it cannot do."""
 
 
 class InProcess:

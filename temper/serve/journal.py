@@ -83,7 +83,7 @@ class Journal:
         self._some, self._urgent, self._pen = threading.Event(), threading.Event(), threading.Lock()
         self._seq, self._mac = 0, ""
         self._tried: _Try | None = None
-        self._size = BATCH
+        self._singly = 0  # entries still to be written one at a time, since the database refused one of them
         self._uncovered = 0  # rows since the last checkpoint
         self._checked = 0.0
         self._closing = threading.Event()
@@ -129,7 +129,7 @@ class Journal:
         Work that raises is undone, leaves no line, and hands its error to the future; it may run again where a commit fails.
         In a coroutine: `await asyncio.wrap_future(journal.act(...))`.
         """
-        done: Future[T] = Future()
+        done: Future[T] = _future()
         self._append(_Entry(kind, clean(subject, 48), _body(body), time.time(), work=work, done=done))
         self._urgent.set()
         return done
@@ -165,7 +165,7 @@ class Journal:
             raise StorageError(f"{len(self._queue)} rows of the audit journal could not be saved: {self.trouble}")
 
     def _turn(self) -> "Future[Any]":
-        done: Future[Any] = Future()
+        done: Future[Any] = _future()
         self._append(_Entry("", "", "", 0.0, done=done))
         self._urgent.set()
         return done
@@ -202,7 +202,7 @@ class Journal:
 
     def _commit_some(self) -> bool:
         """Commit the next batch; False where the database is away, and the batch stays in the queue."""
-        batch = [self._queue[i] for i in range(min(self._size, len(self._queue)))]
+        batch = [self._queue[i] for i in range(min(1 if self._singly else BATCH, len(self._queue)))]
         try:
             self._commit(batch)
         except (DBAPIError, PoolTimeout) as error:
@@ -210,8 +210,8 @@ class Journal:
                 self._say(error)
                 return False
             self._set_aside(batch, error)
-        if self._size < BATCH:
-            self._size = 1 if len(self._queue) > BATCH else BATCH
+            return True
+        self._singly = max(0, self._singly - 1)
         return True
 
     def _commit(self, batch: Sequence[_Entry]) -> None:
@@ -259,7 +259,7 @@ class Journal:
         """One entry that the database refuses for good must not stop the others: it is found by writing one at a time."""
         self._tried = None
         if len(batch) > 1:
-            self._size = 1
+            self._singly = len(batch)
             return
         bad = batch[0]
         log.critical("audit journal: the database refused a row of kind %s: %s", bad.kind, type(error).__name__)
@@ -289,6 +289,13 @@ class Journal:
         if not self._closing.is_set():
             self._queue.append(_Entry("checkpoint", self.lane, encode({"number": number, "sha256": digest}), time.time()))
             self._some.set()
+
+
+def _future() -> "Future[Any]":
+    """A future that nobody can cancel: a client that leaves does not undo what is being written."""
+    made: Future[Any] = Future()
+    made.set_running_or_notify_cancel()
+    return made
 
 
 def _away(error: Exception) -> bool:

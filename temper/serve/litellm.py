@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from temper.serve.state import Gateway
 
 PATH = "/beta/litellm_basic_guardrail_api"
-BYTES = 4_194_304
 
 
 class Asked(BaseModel):
@@ -88,9 +87,11 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi.responses import JSONResponse, Response
 
     from temper.serve.access import identify, open_to
+    from temper.serve.chat import limits_of, read_body
     from temper.serve.feedback import wrong
     from temper.serve.keys import LOCAL
-    from temper.serve.protocol import ApiError
+    from temper.serve.protocol import ApiError, overloaded
+    from temper.serve.reload import guard_of
 
     router = APIRouter(tags=["litellm"])
 
@@ -109,16 +110,17 @@ def routes(gateway: "Gateway") -> "APIRouter":
     async def check(request: Request, who: Caller = Depends(known)) -> Response:  # noqa: B008
         """Judge the texts of a request or an answer for a LiteLLM proxy."""
         began, at = time.perf_counter(), time.time()
-        raw = await request.body()
-        if len(raw) > BYTES:
-            return wrong(413, f"the body is longer than {BYTES} bytes", None)
+        guard = await guard_of(gateway, who)
+        limits = limits_of(guard.policy.limits, who)
+        if (refused := gateway.limits.admit(who, limits)) is not None:
+            gateway.meters.shed(refused.code)
+            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
         try:
-            asked = Asked.model_validate_json(raw)
+            asked = Asked.model_validate_json(await read_body(request.receive, limits.request_bytes))
         except ValidationError:
             return wrong(400, "the body is not what LiteLLM's guardrail API posts", None)
-        guard = gateway.guards.get(who.policy, gateway.guard)
         told, found, read = await judge(guard, asked, key=who.id, pool=gateway.pool)
-        model = asked.model if asked.model in gateway.meters.models else "other"  # anybody may name one, so it is no fact
+        model = gateway.meters.named(asked.model or "")
         row = _row(guard, model, told, found, read, who, at, time.perf_counter() - began)
         gateway.journal.response(row)
         gateway.meters.response(row)
@@ -161,21 +163,9 @@ def _reason(verdict: Verdict) -> str:
 def _row(
     guard: Guard, model: str, told: Told, found: Sequence[tuple[Channel, Verdict]], read: int, who: Caller, at: float, s: float
 ) -> dict[str, Any]:
-    findings = [
-        {
-            "filter": f.filter,
-            "rule": f.rule,
-            "category": f.category,
-            "channel": str(channel),
-            "action": None if f.action is None else f.action.label,
-            "start": f.start,
-            "end": f.end,
-            "score": f.score,
-            "shadow": f.shadow,
-        }
-        for channel, verdict in found
-        for f in verdict.findings
-    ]
+    from temper.serve.chat import finding_row
+
+    findings = [finding_row(channel, f) for channel, verdict in found for f in verdict.findings]
     action = {"NONE": "allow", "BLOCKED": "block", "GUARDRAIL_INTERVENED": "redact"}[told.action]
     return {
         "id": ids.new("check"),

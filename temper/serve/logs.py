@@ -111,6 +111,14 @@ def setup(names: Iterable[str] = (), *, level: int = logging.INFO, stream: TextI
     return handler
 
 
+def know(names: Iterable[str]) -> None:
+    """Let words stand in lines from now on: names of filters and models, which are known once the policy is read."""
+    added = set(names)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, Lines):
+            handler.formatter.names |= added
+
+
 def on_loop(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
     """For `loop.set_exception_handler`: asyncio's own handler prints the exception, message and all."""
     error = context.get("exception")

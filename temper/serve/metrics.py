@@ -66,8 +66,8 @@ class Meters:
     def response(self, row: Mapping[str, Any], *, traceparent: str = "") -> None:
         """Count one answered request, a row of the table `responses`; where telemetry is on, it becomes a span too."""
         if self.telemetry is not None:
-            self.telemetry.response(row, traceparent=traceparent)
-        route, model = self._bounded("route", row["route"]), self._model(row["model"])
+            self.telemetry.response({**row, "model": self.named(row["model"])}, traceparent=traceparent)
+        route, model = self._bounded("route", row["route"]), self.named(row["model"])
         action = self._bounded("action", row["action"])
         self._child(self._requests, route, model, self._bounded("status", str(row["status"])), action).inc()
         self._child(self._seconds, route, action).observe(row["seconds"])
@@ -83,6 +83,14 @@ class Meters:
                 self._child(self._tokens, model, kind).inc(count)
         if row["findings"] != "[]":
             self._count_findings(orjson.loads(row["findings"]))
+
+    def learn(self, models: Iterable[str]) -> None:
+        """Names of models that may stand in labels and rows: those of the settings, and those the model server lists."""
+        self.models.update(models)
+
+    def named(self, model: str) -> str:
+        """The model's name where it is known, else OTHER: what a client made up may be anything, a person's name too."""
+        return model if model in self.models else OTHER
 
     def filter_ms(self, name: str, s: float) -> None:
         """One call of a filter took `s` seconds."""
@@ -157,9 +165,6 @@ class Meters:
             self._child(self._findings, name, rule, channel, action, "yes" if f.get("shadow") else "no").inc()
             if f.get("rule") == "error":
                 self.error(name, action)
-
-    def _model(self, name: str) -> str:
-        return name if name in self.models else OTHER
 
     def _bounded(self, label: str, value: object) -> str:
         """The value where it looks like a name and there are not too many yet; else OTHER."""

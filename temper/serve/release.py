@@ -204,23 +204,26 @@ class Release:
         if self._halves or (not text.isascii() and _HALF.search(text) is not None):
             text = self._paired(delta, text)
         if self._pending and self._fed + len(text) > STRICT_TIMES * self._pending:
-            if self.stopped is None:
+            if not self._halted():
                 self._overflow(Place(delta.choice, delta.channel, delta.call), "length", STRICT_TIMES * self._pending)
             return False
         self._fed += len(text)
         due = False
         if delta.channel is Channel.CONTENT:
-            for channel, piece in self._splitter(delta.choice).feed(text):
+            splitter = self._splitter(delta.choice)
+            for channel, piece in splitter.feed(text):
                 due = self._add(delta.choice, channel, None, piece) or due
+            if splitter.withheld > self._pending > 0 and not self._plan(Channel.CONTENT).strict and not self._halted():
+                self._overflow(Place(delta.choice, Channel.CONTENT), "pending", self._pending)
         elif delta.channel is Channel.REASONING:
             due = bool(text) and self._reasoned(delta.choice, text)
         else:
             due = self._called(delta, text)
-        return self.stopped is None and self._ticked(due)
+        return not self._halted() and self._ticked(due)
 
     def _ticked(self, due: bool) -> bool:
         if not self._unscanned:
-            return due or self._swollen()
+            return due
         if due or self._unscanned >= SCAN_CHARS:
             return True
         now = self._clock()
@@ -290,8 +293,8 @@ class Release:
                 treat=policy.policy,
                 paces=tuple(p for p in _ONE if p in paces),
                 hold=max(HOLD, self._guard.reach(channel) + CONTEXT),
-                strict=self._strict or (policy.mode != "observe" and (policy.mode == "strict" or whole)),
-                observed=policy.mode == "observe" and not self._strict,
+                strict=self._strict or policy.mode == "strict" or (policy.mode == "window" and whole),
+                observed=policy.mode == "observe",
                 sentences=any(s.filter.pace == "sentence" and not s.shadow for s in settings),
                 escapes=channel is Channel.TOOL_ARGS,
             )
@@ -301,14 +304,14 @@ class Release:
 
     async def scan(self) -> list[Delta]:
         """Read what is new; what may be released now. Nothing where a verdict stops the answer."""
-        if self.stopped is not None:
+        if self._halted():
             return []
         if self._ripe():
             self._unscanned, self.due = 0, None
             for b in list(self._buffers.values()):
                 if b.new or b.closing or b.named != b.name:
                     await self._read(b, final=False)
-                if self.stopped is not None:
+                if self._halted():
                     return []
             if self._overfull():
                 return []
@@ -325,10 +328,10 @@ class Release:
                 self._buffer(Place(choice, Channel.CONTENT))
         self._unscanned, self.due = 0, None
         for b in list(self._buffers.values()):
-            if self.stopped is not None:
+            if self._halted():
                 return []
             await self._read(b, final=True)
-        if self.stopped is not None:
+        if self._halted():
             return []
         return [d for b in self._buffers.values() if (d := self._out(b, final=True)) is not None]
 
@@ -340,6 +343,9 @@ class Release:
                 self._add(choice, channel, None, piece)
         self._halves.clear()
         self._splitters.clear()
+
+    def _halted(self) -> bool:
+        return self.stopped is not None
 
     def _ripe(self) -> bool:
         """Whether filters are to read now: not where only an observed channel wants its text out."""
@@ -363,7 +369,7 @@ class Release:
             b.fresh = b.judged = len(text)
         else:
             for pace in plan.paces:
-                if self.stopped is None:
+                if not self._halted():
                     await self._read_at(pace, b, text, whole=whole, final=final)
         b.settled = min(b.fresh if "window" in plan.paces else len(text), b.judged if plan.sentences else len(text))
         self.scanned += max(b.settled - before, 0)
@@ -444,13 +450,6 @@ class Release:
                 continue
             if len(b.text) - b.released > self._pending and len(b.text) - self._point(b) > self._pending:
                 return self._overflow(b.place, "pending", self._pending)
-        return self._swollen()
-
-    def _swollen(self) -> bool:
-        """The same of text of which it is not known yet whether it is a thought."""
-        for choice, splitter in self._splitters.items():
-            if self._pending and splitter.withheld > self._pending and not self._plan(Channel.CONTENT).strict:
-                return self._overflow(Place(choice, Channel.CONTENT), "pending", self._pending)
         return False
 
     def _overflow(self, place: Place, rule: str, most: int) -> bool:

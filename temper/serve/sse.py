@@ -20,36 +20,43 @@ class Events:
 
     def __init__(self, limit: int = 1_048_576) -> None:
         self._limit = limit
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[bytes] = []
         self._size = 0
         self._begun = False
+        self._half = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The payloads of the events that are whole now. Raises `RunError` where an event is too large."""
-        if self._begun and not self._rest and not self._data and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+        if self._begun and not self._half and not self._rest and not self._data and chunk[-2:] == b"\n\n" and b"\r" not in chunk:
             found = chunk[:-2].split(b"\n\n")
             if all(e.startswith(b"data: ") and b"\n" not in e for e in found):
                 return [e[6:] for e in found]
         return self._slowly(chunk)
 
     def _slowly(self, chunk: bytes) -> list[bytes]:
-        text = self._rest + chunk
+        if self._half and chunk:  # the rest of a line end that was cut in two
+            self._half = False
+            chunk = chunk.removeprefix(b"\n")
+        rest = self._rest
+        seen = len(rest)
+        rest += chunk
         if not self._begun:
-            if len(text) < 3 and _BOM.startswith(text):
-                self._rest = text
+            if _BOM.startswith(rest) and len(rest) < len(_BOM):
                 return []
             self._begun = True
-            text = text.removeprefix(_BOM)
+            seen = 0
+            if rest.startswith(_BOM):
+                del rest[: len(_BOM)]
         found: list[bytes] = []
         at = 0
-        # a carriage return at the end may be half a line end
-        for match in _LINE_END.finditer(text, 0, len(text) - text.endswith(b"\r")):
-            self._line(text[at : match.start()], found)
-            at = match.end()
-        self._rest = text[at:]
-        if self._size + len(self._rest) > self._limit:
-            raise RunError(f"upstream stream: an event of more than {self._limit} bytes; wanted one answer's chunk per event")
+        for end, after in [m.span() for m in _LINE_END.finditer(rest, seen)]:
+            self._line(bytes(rest[at:end]), found)
+            at = after
+        self._half = at == len(rest) > 0 and rest[-1:] == b"\r"
+        del rest[:at]
+        if self._size + len(rest) > self._limit:
+            raise RunError(f"upstream stream: an event of more than {self._limit} bytes; wanted one piece of an answer per event")
         return found
 
     def _line(self, line: bytes, found: list[bytes]) -> None:
@@ -61,7 +68,7 @@ class Events:
         name, _, value = line.partition(b":")
         if name == b"data":
             self._data.append(value.removeprefix(b" "))
-            self._size += len(value)
+            self._size += len(value) + 1
 
 
 def frame(payload: bytes) -> bytes:

@@ -179,7 +179,7 @@ class Thoughts:
     @property
     def withheld(self) -> int:
         """Characters that were fed and not yet given out."""
-        return self._tags.waiting + self._kept
+        return self._tags.waiting + self._kept + len(self._space)
 
     def known(self) -> list[tuple[Channel, str]]:
         """The server splits thoughts off itself: what comes here is content, and was. Gives out what was withheld."""

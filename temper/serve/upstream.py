@@ -21,6 +21,7 @@ EVENT_BYTES = 2**20
 CONNECTIONS = 1024
 _REST_S = 1.0
 """How long the empty rest of an answer is awaited, so that its connection can be used again."""
+_RESTS: set["asyncio.Task[None]"] = set()
 
 
 class Stream(Protocol):
@@ -150,13 +151,19 @@ class _Events:
 
     async def close(self) -> None:
         """Keeps the connection where the answer was read to its end, else breaks it off, which stops the model server."""
-        if self._done:
-            try:
-                async with asyncio.timeout(_REST_S):
-                    await self._reply.read()
-            except (TimeoutError, aiohttp.ClientError, OSError):
-                self._done = False
-        self._reply.close() if not self._done else self._reply.release()
+        if self._done and not self._reply.content.at_eof():
+            rest = asyncio.create_task(self._rest())
+            _RESTS.add(rest)
+            rest.add_done_callback(_RESTS.discard)
+        elif not self._done:
+            self._reply.close()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(_REST_S):
+                await self._reply.read()
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            self._reply.close()
 
 
 async def _whole(reply: aiohttp.ClientResponse) -> Mapping[str, Any]:

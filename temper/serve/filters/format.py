@@ -19,14 +19,18 @@ MOST_BYTES, MOST_DEPTH, MOST_NODES = 65_536, 32, 5_000
 """Of a schema: its length as JSON, how deep it nests, how many values it has."""
 MOST_ANSWER = 1_048_576
 """Characters of an answer that are parsed."""
-MOST_WORK = 10_000
-"""Pairs of schema and value up to which violations are listed, half a second at most. Whether an answer fits is known in linear
-time (jsonschema-rs remembers what a reference said of a value), but its list of errors repeats each branch of each `anyOf`."""
+MOST_JUDGED, MOST_LISTED = 5_000_000, 10_000
+"""Pairs of schema and value that a validator visits at most: to decide (0.1 s), and to list what does not fit, which costs a
+thousand times more. References that double at every level reach any number, and jsonschema-rs has no limit of its own."""
+MOST_COUNTED = 200_000
+"""Pairs that are counted before a text counts as too much to judge."""
 MOST_REGEX = 1_000_000
 """Bytes of a compiled pattern; the engine is Rust's `regex`, linear in the text: look-arounds and back-references are refused."""
 REFUSED = frozenset({"$dynamicRef", "$recursiveRef", "$vocabulary", "unevaluatedProperties", "unevaluatedItems"})
 """Keywords whose cost has no bound that we know of."""
-_IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref")
+_IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref"})
+_TABLES = frozenset({"dependentSchemas", "dependencies"})
+_ITEMS = frozenset({"items", "contains", "additionalItems"})
 _SHOWN = 80
 
 
@@ -87,6 +91,8 @@ def checked(schema: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(value, Mapping):
             _local(value)
     _validator(_canonical(schema))
+    if _work(schema, schema, None, {}) > MOST_JUDGED:
+        raise DataError("schema: refers to itself without going deeper, or branches too often")
     return schema
 
 
@@ -107,10 +113,14 @@ def violated(schema: Mapping[str, Any], answer: str) -> Iterator[str]:
     if any(depth > MOST_DEPTH for _, depth in _walked(value)):
         yield f"depth: nested deeper than {MOST_DEPTH}"
         return
+    work = _work(schema, schema, value, {})
+    if work > MOST_JUDGED:
+        yield "schema: branches too often for an answer of this size to be judged"
+        return
     validator = _validator(_canonical(schema))
     if validator.is_valid(value):
         return
-    if _work(schema, schema, value, {}) > MOST_WORK:
+    if work > MOST_LISTED:
         yield "schema: does not fit; the schema branches too often to say where"
         return
     names = {key for held, _ in _walked(schema) if isinstance(held, Mapping) for key in held}
@@ -175,6 +185,8 @@ def _work(root: Mapping[str, Any], node: Any, value: Any, known: dict[tuple[int,
     if not isinstance(node, Mapping):
         return 1
     key = (id(node), id(value))
+    if len(known) > MOST_COUNTED:
+        return float("inf")
     if key not in known:
         known[key] = float("inf")
         try:
@@ -185,24 +197,23 @@ def _work(root: Mapping[str, Any], node: Any, value: Any, known: dict[tuple[int,
 
 
 def _visits(root: Mapping[str, Any], node: Mapping[str, Any], value: Any) -> Iterator[tuple[Any, Any]]:
-    for keyword in _IN_PLACE:
-        held = node.get(keyword)
-        if keyword == "$ref":
-            held = _resolved(root, held)
+    """The schemas within a schema, each with the value it is put to: the same one, or a part of it."""
+    for keyword in _IN_PLACE & node.keys():
+        held = _resolved(root, node[keyword]) if keyword == "$ref" else node[keyword]
         yield from ((inner, value) for inner in (held if isinstance(held, list) else [held]))
-    for name in ("dependentSchemas", "dependencies"):
-        yield from ((inner, value) for inner in _table(node, name).values())
+    for keyword in _TABLES & node.keys():
+        yield from ((inner, value) for inner in _table(node, keyword).values())
     if isinstance(value, Mapping):
+        known = _table(node, "properties")
+        others = [node["additionalProperties"]] if "additionalProperties" in node else []
+        others += _table(node, "patternProperties").values()
         for key, part in value.items():
-            yield _table(node, "properties").get(key), part
-            yield node.get("additionalProperties"), part
-            yield from ((inner, part) for inner in _table(node, "patternProperties").values())
+            yield from ((inner, part) for inner in (known.get(key, True), *others))
     elif isinstance(value, list):
-        prefix = node.get("prefixItems")
-        for at, part in enumerate(value):
-            yield from ((node.get(keyword), part) for keyword in ("items", "contains", "additionalItems"))
-            if isinstance(prefix, list) and at < len(prefix):
-                yield prefix[at], part
+        every = [node[keyword] for keyword in _ITEMS & node.keys()]
+        first = node.get("prefixItems")
+        yield from zip(first if isinstance(first, list) else (), value, strict=False)
+        yield from ((inner, part) for part in value for inner in every)
 
 
 def _table(node: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
@@ -229,7 +240,7 @@ def _wanted(schema: Mapping[str, Any], found: Any) -> str:
         at = at.get(part) if isinstance(at, Mapping) else at[part] if isinstance(at, list) and isinstance(part, int) else None
     if found.kind.name == "required":
         at = found.kind.as_dict().get("property", at)
-    if at is None or isinstance(at, (Mapping, bool)):
+    if at is None or any(isinstance(part, Mapping | bool) for part in (at, *(at if isinstance(at, list) else ()))):
         return ""
     told = json.dumps(at, ensure_ascii=False)
     return f" (wanted {told if len(told) <= _SHOWN else told[:_SHOWN] + '…'})"

@@ -22,6 +22,9 @@ LONGEST = 4096
 """Characters of the longest match a pattern may have: so much text is held back at least."""
 MEMORY = 256 << 20
 """Bytes RE2 may use for one set; 20,000 rules take a fraction. Beyond it a set gives up, which `Patterns` turns into an error."""
+_COMMON = 256
+"""Folded characters that are looked back at least: filters that look back as far fold the same text, which is folded once."""
+_SLACK = 16
 _SPACES = re.compile(r"(?<!\\)((?:\\\\)*)(?:\\s|\[\\s\]| )[+*](\?)?")
 _CLASSES = re.compile(r"\\[pP](?:\{\^?\w+\}|\w)|\[:\^?\w+:\]")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -39,7 +42,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The end of a view, folded: what is new from `fresh` on, and before it what was asked for. `at` is where it lies in the raw text."""
+    """The end of a view, folded: new from `fresh` on, before that what was asked for. `at` is where it lies in the raw text."""
 
     folded: Folded
     at: int
@@ -58,13 +61,23 @@ class Tail:
 def tail(view: View, reach: int) -> Tail:
     """The new part of a view and at least `reach` folded characters before it, fewer only where the text begins."""
     escapes = view.channel is Channel.TOOL_ARGS
-    at = back(view.text, view.fresh, reach + 1, escapes=escapes) if view.fresh else 0
-    folded = fold(view.text[at:] if at else view.text, escapes=escapes)
-    return Tail(folded, at, folded.at(view.fresh - at))
+    behind = max(reach + 1, _COMMON)
+    at = max(view.fresh - behind - _SLACK, 0)
+    part = view.text[at:] if at else view.text
+    if at and (not part.isascii() or (escapes and "\\" in part)):
+        at = back(view.text, view.fresh, behind, escapes=escapes)
+        part = view.text[at:]
+    folded = fold(part, escapes=escapes)
+    fresh = folded.at(view.fresh - at)
+    if at and fresh <= reach:  # long runs of white space
+        at = back(view.text, view.fresh, behind, escapes=escapes)
+        folded = fold(view.text[at:], escapes=escapes)
+        fresh = folded.at(view.fresh - at)
+    return Tail(folded, at, fresh)
 
 
 class Patterns:
-    """Compiled patterns. `reach` is the longest match in characters."""
+    """Compiled patterns; of those in `exact`, one for each or none, what is found must also match with its case kept."""
 
     def __init__(self, patterns: Sequence[str], exact: Sequence[str] = ()) -> None:
         self.patterns = tuple(patterns)
@@ -74,7 +87,12 @@ class Patterns:
             self._set.Add(pattern)
         # a set that runs out of memory says that nothing matched; what always matches tells the one from the other
         self._sentinel = self._set.Add("^")
-        self._set.Compile()
+        try:
+            self._set.Compile()
+        except re2.error:
+            raise PolicyError(
+                f"{len(self.patterns)} rules take more than {MEMORY >> 20} MB; split them over several filters"
+            ) from None
         self._found: dict[int, re2._Regexp] = {}
 
     def hits(self, view: View, reach: int) -> Iterator[Hit]:
@@ -137,19 +155,19 @@ def cased(raw: str) -> str:
 
 
 def folded_pattern(pattern: str) -> str:
-    """A pattern as it has to be written for folded text: other scripts folded, and a run of white space as the one that is left."""
+    """A pattern as it is written for folded text: other scripts folded, a run of white space as the one that is left."""
     pattern = _SPACES.sub(lambda m: m[1] + (r"\s?" if "*" in m[0] else r"\s"), pattern)
     return "".join(c if c.isascii() else _literal(c) for c in unicodedata.normalize("NFC", pattern))
 
 
 def _literal(char: str) -> str:
     kept = fold(char).text
-    return re2.escape(kept) if kept.isascii() else kept
+    return str(re2.escape(kept)) if kept.isascii() else kept
 
 
 def literal(phrase: str) -> str:
     """A phrase as a pattern for folded text."""
-    return re2.escape(fold(phrase).text.strip())
+    return str(re2.escape(fold(phrase).text.strip()))
 
 
 def width(pattern: str) -> tuple[int, int | None]:

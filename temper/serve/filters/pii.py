@@ -65,9 +65,11 @@ KINDS = (
     Kind("ip", r"\b[0-9a-f]{1,4}(?::{1,2}[0-9a-f]{1,4}){3,7}\b"),
 )
 _DEFAULT = tuple(dict.fromkeys(k.id for k in KINDS if k.id != "ip"))
-_FILES = frozenset("png jpg jpeg gif svg webp ico js ts css json html htm md txt py yml yaml toml pdf zip exe dll".split())
+_FILES = frozenset("png jpg jpeg gif svg webp ico js ts css json html htm md txt py yml yaml toml pdf zip exe dll".split())  # noqa: SIM905  a list of words reads better
 _NOBODY = re.compile(r"(?:git|no-?reply|do-?not-?reply)@")
-_OTHER = re.compile(r"\b(?:order|invoice|tracking|ticket|case|sku|isbn|issn|serial|part|build|batch|commit|hash|account id|arn)\b[^.!?]{0,16}$")
+_OTHER = re.compile(
+    r"\b(?:order|invoice|tracking|ticket|case|sku|isbn|issn|serial|part|build|batch|commit|hash|account id|arn)\b[^.!?]{0,16}$"
+)
 """Words before digits that say what they are: no person's number."""
 _ISSUERS = re.compile(r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01]|720)|3[47]|6(?:011|4[4-9]|5)|35(?:2[89]|[3-8])|3(?:0[0-5]|[689])|62")
 
@@ -124,7 +126,9 @@ class Pii:
     def _finding(self, kind: Kind, value: str, start: int, end: int, view: View) -> Finding:
         scope = view.turn.key if self.same == "key" else view.turn.id
         plain = value if kind.id == "email" else "".join(c for c in value if c.isalnum())
-        tag = hmac.new(_key(), f"{self.same}\0{scope}\0{kind.id}\0{plain}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:4]
+        tag = hmac.new(
+            _key(), f"{self.same}\0{scope}\0{kind.id}\0{plain}".encode("utf-8", "replace"), hashlib.sha256
+        ).hexdigest()[:4]
         replacement = f"[{kind.id.upper()}:{tag}]"
         return Finding("pii", kind.id, "pii", None, start, end, replacement, why=f"personal data ({kind.id}) whose check holds")
 

@@ -4,20 +4,21 @@ Three signs, each told from the end of the text alone: the same characters over 
 with other words between (`text/repetition.py`), and more characters than a channel may hold.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from temper.errors import PolicyError
 from temper.serve.verdict import OUTPUT, Action, Canary, Channel, Finding, Pace, View, canary_turn
-from temper.text.repetition import compressed, loops
+from temper.text.repetition import loops
 
 _NEEDLE = 24
 """Characters of the end that are looked for before it."""
 _TAIL = 4096
 _EVERY = 1024
-_DENSE = 0.25
-"""Compressed share below which a passage is read for loops: prose is at 0.4 to 0.6, a loop under 0.2."""
+_DENSE = 0.3
+"""Compressed share below which a passage is read for loops: prose is at 0.5 to 0.6, a loop under 0.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Repetition:
                 return (found,)
         if view.final or view.fresh // _EVERY < len(view.text) // _EVERY:
             passage = view.text[max(last - _TAIL, 0) : last]
-            if len(passage) >= _EVERY and (compressed(passage) or 1.0) < _DENSE and loops(passage):
+            if len(passage) >= _EVERY and _compressed(passage) < _DENSE and loops(passage):
                 return (_finding("loop", last - len(passage), last),)
         return ()
 
@@ -62,15 +63,28 @@ class Repetition:
 
     def _circle(self, text: str, end: int) -> Finding | None:
         """A finding where the text up to `end` is one passage over and over."""
-        before = text.rfind(text[end - _NEEDLE : end], max(end - _TAIL, 0), end - 1) if end >= self.chars else -1
-        if before < 0:
+        period = self._period(text, end) if end >= self.chars else 0
+        if not period:
             return None
-        period = end - _NEEDLE - before
         length = max(self.chars, period * self.times)
         if length > end or text[end - length + period : end] != text[end - length : end - period]:
             return None
         return _finding("circle", end - length, end)
 
+    def _period(self, text: str, end: int) -> int:
+        """How far before its end the text may have said the same, 0 where it did not."""
+        needle = text[end - _NEEDLE : end]
+        at = text.find(needle, end - self.chars, end - 1)
+        if at >= 0:
+            return text.find(needle, at + 1, end) - at
+        at = text.find(needle, max(end - _TAIL, 0), end - self.chars + _NEEDLE)
+        return end - _NEEDLE - at if at >= 0 else 0
+
 
 def _finding(rule: str, start: int, end: int) -> Finding:
     return Finding("repetition", rule, "repetition", None, start, end, why="the text goes round in circles")
+
+
+def _compressed(text: str) -> float:
+    raw = text.encode("utf-8", "surrogatepass")
+    return len(zlib.compress(raw, 1)) / len(raw)

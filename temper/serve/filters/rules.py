@@ -19,6 +19,8 @@ from temper.serve.verdict import ACTIONS, OUTPUT, Action, Canary, Channel, Findi
 
 _LOOKS = {"(?=": "look-ahead", "(?!": "negative look-ahead", "(?<=": "look-behind", "(?<!": "negative look-behind"}
 _INSTEAD = "match the words around it too, or list what is wanted with |"
+_KINDS = (("DIGIT", r"\d", r"\D"), ("SPACE", r"\s", r"\S"), ("WORD", r"\w", r"\W"))
+_CATEGORIES = {f"CATEGORY_{n}{k}": c for k, d, u in _KINDS for n, c in (("", d), ("NOT_", u))}
 _TOGETHER = (("\u0e00", "\u0eff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"))
 """Scripts that write words without spaces: Thai and Lao, Burmese, Khmer, kana, Han. A phrase in them has no word boundary."""
 
@@ -39,7 +41,7 @@ class Rule:
     exact: bool = False
     action: Literal["", "allow", "redact", "rewrite", "review", "block"] = ""
     category: str = ""
-    replacement: str = ""
+    replacement: str = "[removed]"
     channels: tuple[Channel, ...] = ()
     shadow: bool = False
     why: str = ""
@@ -108,8 +110,7 @@ class Rules:
 def _finding(rule: Rule, start: int, end: int) -> Finding:
     why = rule.why or f"rule {rule.id} matched"
     action = ACTIONS[rule.action] if rule.action else None
-    kept = {"replacement": rule.replacement} if rule.replacement else {}
-    return Finding("rules", rule.id, rule.category or "rule", action, start, end, why=why, shadow=rule.shadow, **kept)
+    return Finding("rules", rule.id, rule.category or "rule", action, start, end, rule.replacement, why=why, shadow=rule.shadow)
 
 
 def _source(rule: Rule) -> str:
@@ -128,7 +129,9 @@ def _source(rule: Rule) -> str:
         if opening in re.sub(r"\\.|\[[^\]]*\]", "", rule.pattern):
             raise PolicyError(f"{where}: RE2 has no {kind}, {opening}...), which would make time explode; {_INSTEAD}")
     if re.search(r"(?<!\\)(?:\\\\)*\\[1-9]|\(\?P=", rule.pattern):
-        raise PolicyError(f"{where}: RE2 has no back-references; write what the group matches once more, or one rule for each case")
+        raise PolicyError(
+            f"{where}: RE2 has no back-references; write what the group matches once more, or one rule for each case"
+        )
     try:
         compiled = re2.compile(folded_pattern(rule.pattern), options())
     except re2.error as error:
@@ -211,14 +214,26 @@ def _part(op: str, value: Any) -> str:
             return _spoken(value[1][0])
         case "IN":
             return _member(value)
+        case "RANGE":
+            return chr(value[0])
         case _:
             return ""
 
 
 def _member(choices: Any) -> str:
-    op, value = choices[0]
-    if str(op) == "NEGATE":
-        return next(c for c in "x0 -" if not re.search(f"[{''.join(_part(str(o), v) for o, v in choices[1:])}]", c))
-    if str(op) == "CATEGORY":
-        return {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " "}.get(str(value), "x")
-    return chr(value[0] if str(op) == "RANGE" else value)
+    """A character of a class: of those at hand the first that fits."""
+    negated = str(choices[0][0]) == "NEGATE"
+    fitting = (c for c in "x0 -#" if any(_covers(str(op), v, c) for op, v in choices) != negated)
+    return next(fitting, "" if negated else _part(str(choices[0][0]), choices[0][1]))
+
+
+def _covers(op: str, value: Any, char: str) -> bool:
+    match op:
+        case "LITERAL":
+            return bool(value == ord(char))
+        case "RANGE":
+            return bool(value[0] <= ord(char) <= value[1])
+        case "CATEGORY":
+            return re.match(_CATEGORIES[str(value)], char) is not None
+        case _:
+            return False

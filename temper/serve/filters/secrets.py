@@ -23,7 +23,8 @@ import re2
 from temper.errors import PolicyError, nearest
 from temper.serve.filters.patterns import Hit, Patterns, cased, folded_pattern, options, tail, well_formed, width
 from temper.serve.fold import boundary, fold
-from temper.serve.verdict import OUTPUT, Action, Canary, Channel, Finding, Pace, View, canary_turn
+from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
+from temper.text.invisible import visible
 
 FORMATS = Path(__file__).with_name("secrets.toml")
 BLOCK = 16_384
@@ -41,9 +42,16 @@ _JUDGED = 256
 """Characters of a token that its entropy is computed over."""
 _HEADER = re2.compile(r"-----begin[ a-z0-9_-]{0,40}private key( block)?-----", options())
 _FOOTER = re2.compile(r"-----end[ a-z0-9_-]{0,40}private key( block)?-----", options())
+_BEGINS = re.compile(r"-----\s*[bBｂＢ]|\\u00[26]|\\u0042|\\u[fF][eEfF]|-\\u")
+"""What a header begins with, also where JSON escapes some of it."""
+_DASHES = str.maketrans("－﹣", "--")
 _HEADER_REACH = 80
-_PLACEHOLDER = re.compile(r"(?i)^(?:pass(?:word|wd)?|secret|user(?:name)?|changeme|example|x{3,}|\*{3,}|\.{3}|…|your.*|my.*|<.*|%.*)$")
-_BLOCK_EXAMPLE = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n-----END PRIVATE KEY-----"
+_PLACEHOLDER = re.compile(
+    r"(?i)^(?:pass(?:word|wd)?|secret|user(?:name)?|changeme|example|x{3,}|\*{3,}|\.{3}|…|your.*|my.*|<.*|%.*)$"
+)
+_BLOCK_EXAMPLE = (
+    "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n-----END PRIVATE KEY-----"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,11 @@ class Secrets:
             format = formats()[hit.index]
             start, end = _place(view.text, hit, format)
             read[hit.index] = end
-            if end >= view.fresh and format.id not in self.skip and _holds(format, cased(view.text[start : min(end, start + _JUDGED)])):
+            if (
+                end >= view.fresh
+                and format.id not in self.skip
+                and _holds(format, cased(view.text[start : min(end, start + _JUDGED)]))
+            ):
                 found.append(_finding(format.id, start, end))
         return found
 
@@ -164,12 +176,22 @@ def _is_header(part: str) -> bool:
     return isinstance(header, dict) and "alg" in header
 
 
+def _may_begin(text: str) -> bool:
+    """Whether a header may stand in a text; seldom, so that the text need seldom be folded."""
+    if not text.isascii():
+        if sum(text.count(dash) for dash in "-－﹣") < 10:
+            return "\\u" in text
+        text = text.translate(_DASHES)
+    return _BEGINS.search(visible(text)) is not None
+
+
 def _blocks(view: View) -> Iterator[tuple[int, int]]:
     """Private key blocks, header to end; one without an end goes to the end of the text, `BLOCK` characters at most."""
-    at = max(view.fresh - BLOCK - _HEADER_REACH, 0)
-    text = view.text[at:]
-    if sum(text.count(dash) for dash in "-－﹣") < 10 and "\\u002" not in text:
+    near = max(view.fresh - _HEADER_REACH, 0)
+    at = view.text.find("PRIVATE KEY", max(view.fresh - BLOCK, 0), view.fresh)  # a block that may be open already
+    if at < 0 and not _may_begin(view.text[near:] if near else view.text):
         return
+    at = max(min(at if at >= 0 else near, near) - _HEADER_REACH, 0)
     at = boundary(view.text, at, escapes=view.channel is Channel.TOOL_ARGS)
     folded = fold(view.text[at:], escapes=view.channel is Channel.TOOL_ARGS)
     text = well_formed(folded.text)

@@ -22,7 +22,7 @@ AT = "/review/board"
 HOURS = 24
 DAYS = 14
 LOOKED = 5_000  # responses that are read for latency and filters
-MEANS = "score:"  # counters whose mean is shown, not their number
+MEANS = ("score:", "prompt_tokens", "completion_tokens", "reasoning_tokens", "first_s")  # whose mean is shown, not their number
 
 
 def routes(gateway: Gateway) -> APIRouter:
@@ -132,5 +132,5 @@ def _date(day: int) -> str:
 
 
 def _chart(name: str, days: Sequence[tuple[str, float]]) -> Mapping[str, Any]:
-    title = f"mean of {name.removeprefix(MEANS)}" if name.startswith(MEANS) else name
+    title = f"mean of {name.removeprefix('score:')}" if name.startswith(MEANS) else name
     return {"title": title, "svg": bars(days, title), "days": [(d, figure(v)) for d, v in days]}

@@ -25,7 +25,7 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with "no-referrer" a browser hides the origin of our own forms
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -96,12 +96,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(iso=_iso, clock=_clock, ago=_ago, left=_left, score=_score, percent=_percent, two=_two, found=_found)
+    made.filters.update(
+        iso=_iso, clock=_clock, ago=_ago, left=_left, score=_score, percent=_percent, two=_two, found=_found, as_is=escape
+    )
     return made
 
 
 def _shown(value: object) -> object:
-    # Markup is ours; any other text may hold characters that hide or reorder what is around them.
+    # Markup is ours, or goes back into a form as it came (as_is); other text may hide or reorder what is around it.
     return spelled_out(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

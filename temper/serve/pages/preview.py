@@ -52,6 +52,7 @@ def routes(gateway: Gateway) -> APIRouter:
         policy: Annotated[str, Form()] = "",
         channel: Annotated[str, Form()] = "content",
     ) -> Response:
+        text = text.replace("\r\n", "\n")  # browsers send line ends this way, whatever was pasted
         chosen = {"policy": policy, "channel": channel, "text": text}
         try:
             result = await asyncio.to_thread(_scanned, _guard(gateway, policy), _channel(channel), _bounded(text))
@@ -78,7 +79,6 @@ def _channel(name: str) -> Channel:
 
 
 def _bounded(text: str) -> str:
-    text = text.replace("\r\n", "\n")  # browsers send line ends this way, whatever was pasted
     if not 0 < len(text) <= LONGEST:
         raise UsageError(f"text: {len(text)} characters; wanted 1 to {LONGEST}")
     return text
