@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import postgres
 import pytest
 from ops_parts import Word, client, gateway, policy, put, setting
+from serve_parts import pg_server  # noqa: F401
 from sqlalchemy import insert
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ from temper.data.read import read_dialogues, read_pairs, read_responses
 from temper.errors import UsageError
 from temper.files import append_rows
 from temper.serve import export, ids, nightly
+from temper.serve import feedback as told
 from temper.serve.export import Item, Pseudonyms
 from temper.serve.policy import Policy, Sampled
 from temper.serve.tables import feedback, holds, journal, ratings
@@ -228,3 +231,19 @@ def test_the_command_writes_a_file_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert told.exit_code == 0, told.output
     assert told.output.startswith("1 rows in") and read_pairs(str(out))[0].chosen == "for six minutes"
     assert isinstance(CliRunner().invoke(app, args).exception, UsageError)
+
+
+def test_all_of_it_works_on_postgresql(pg_server: postgres.Server, tmp_path: Path) -> None:  # noqa: F811
+    async def main() -> None:
+        async with gateway(tmp_path, policy(setting(Word()), audit=Sampled(filters=())), pg_server.url()) as made:
+            held(made, "edited", edit="for six minutes")
+            response = put(made, {**BOX, "answers": [{"content": "so forbidden"}]})
+            async with client(made, told.routes(made)) as http:
+                body = {"response_id": response, "rating": -1, "expected": "no"}
+                assert (await http.post("/v1/feedback", json=body)).status_code == 201
+            audit = await nightly.run(made, until=time.time() + 1)
+            assert [i.response_id for i in items(made, audit=audit)] == [response]
+            assert {r["messages"][-1]["content"] for r in export.rows("sft", items(made))} == {"for six minutes", "no"}
+            assert made.store.now(export.audits_made)[0]["missed"] == 1
+
+    asyncio.run(main())
