@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from temper import proof
-from temper.errors import UsageError
+from temper.errors import ProofError, UsageError
 from temper.files import read_json, read_rows
 from temper.prove import metrics
 from temper.samplers.scripted import Scripted
@@ -243,6 +243,14 @@ def test_guard_and_alone_exclude_each_other_and_alone_wants_a_gateway(tmp_path: 
         proof.prove_model("http://g/v1#m", ["harm"], out=tmp_path, guard="chat", alone="http://u/v1#m")
     with pytest.raises(UsageError, match="no gateway"):
         proof.prove_model("smollm2-135m", ["harm"], out=tmp_path, alone="http://u/v1#m")
+
+
+def test_a_filter_of_the_policy_is_no_judge_of_what_it_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "subject", lambda *a, **k: Asked("x", lambda: Scripted({}, default="Yes."), 0))
+    file = tmp_path / "p.toml"
+    file.write_text("[filters.harm]")
+    with pytest.raises(ProofError, match="'harm' is also the filter 'harm'"):
+        proof.prove_model("http://u/v1#m", ["harm"], out=tmp_path / "run", prove=Prove(gold="harm"), guard=str(file))
 
 
 def test_a_reply_in_which_only_the_guard_speaks_is_withheld_and_one_cut_by_it_is_read() -> None:
