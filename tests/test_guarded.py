@@ -258,3 +258,8 @@ def test_a_reply_in_which_only_the_guard_speaks_is_withheld_and_one_cut_by_it_is
     assert metrics.withheld({"answer": "This answer was withheld.", "facts": {"guard": guard}})
     assert not metrics.withheld({"answer": "half of an", "facts": {"guard": {"finish_reason": "content_filter"}}})
     assert not metrics.withheld({"answer": ""})
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "guarded.md").read_text(encoding="utf-8")
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
