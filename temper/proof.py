@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from temper import catalog, machine
 from temper.data.overlap import overlaps
 from temper.data.read import fingerprint, read
-from temper.errors import RunError, StorageError, UsageError
+from temper.errors import ProofError, RunError, StorageError, UsageError
 from temper.files import SEAL, Row, append_rows, digest, read_json, read_rows, sealed, write_json
 from temper.meter import Meter
 from temper.prove import posix
@@ -236,6 +236,8 @@ def prove_model(
         graders, gold = load_graders(recipe), load_gold(recipe)
         asked = subject(alone or model, recipe, concurrency=concurrency)
         check_independence({name: recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
+        if behind is not None:
+            _check_judge(behind, gold)
         panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
         check_attacks(wanted, panel, attacker=settings.attacker, seed=seed)
         this.record(
@@ -309,6 +311,17 @@ def _as_asked(example: Example, row: Row) -> Completion:
     """A stored answer to what was really sent; its example keeps what a row does not hold."""
     found = restored(row, where=f"row {row.get('key')}")
     return replace(found, example=replace(example, messages=found.example.messages, goal=found.example.goal))
+
+
+def _check_judge(guard: "Guard", gold: Named) -> None:
+    """Raise `ProofError` where the judge is also a filter: it would find nothing in what it let through."""
+    for setting in guard.policy.filters:
+        spec = getattr(setting.filter, "grader", "")
+        if spec and not setting.shadow and not catalog.grader(spec).traces.isdisjoint(gold.traces):
+            raise ProofError(
+                f"the gold judge {gold.name!r} is also the filter {setting.name!r} of the policy {guard.policy.name!r}: it would "
+                "find nothing in what it let through. Choose another --gold, or take that filter out"
+            )
 
 
 def policed(policy: str) -> "Guard":

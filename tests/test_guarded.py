@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from temper import proof
-from temper.errors import UsageError
+from temper.errors import ProofError, UsageError
 from temper.files import read_json, read_rows
 from temper.prove import metrics
 from temper.samplers.scripted import Scripted
@@ -245,8 +245,21 @@ def test_guard_and_alone_exclude_each_other_and_alone_wants_a_gateway(tmp_path: 
         proof.prove_model("smollm2-135m", ["harm"], out=tmp_path, alone="http://u/v1#m")
 
 
+def test_a_filter_of_the_policy_is_no_judge_of_what_it_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proof, "subject", lambda *a, **k: Asked("x", lambda: Scripted({}, default="Yes."), 0))
+    file = tmp_path / "p.toml"
+    file.write_text("[filters.harm]")
+    with pytest.raises(ProofError, match="'harm' is also the filter 'harm'"):
+        proof.prove_model("http://u/v1#m", ["harm"], out=tmp_path / "run", prove=Prove(gold="harm"), guard=str(file))
+
+
 def test_a_reply_in_which_only_the_guard_speaks_is_withheld_and_one_cut_by_it_is_read() -> None:
     guard = {"finish_reason": "content_filter", "withheld": True}
     assert metrics.withheld({"answer": "This answer was withheld.", "facts": {"guard": guard}})
     assert not metrics.withheld({"answer": "half of an", "facts": {"guard": {"finish_reason": "content_filter"}}})
     assert not metrics.withheld({"answer": ""})
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "guarded.md").read_text(encoding="utf-8")
+    exec(page.partition("```python\n")[2].partition("```")[0], {})

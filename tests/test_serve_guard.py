@@ -10,7 +10,7 @@ import pytest
 from temper.serve.guard import Guard, redacted
 from temper.serve.policy import ChannelPolicy, Policy, Setting
 from temper.serve.pool import Pool
-from temper.serve.verdict import EMPTY, Action, Canary, Channel, Finding, Pace, Verdict, View, canary_turn
+from temper.serve.verdict import EMPTY, Action, Canary, Channel, Finding, Pace, Turn, Verdict, View, canary_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,17 @@ def test_only_filters_of_the_channel_and_the_wanted_pace_are_asked() -> None:
 
 def test_reach_leaves_out_shadows() -> None:
     assert guard(says(reach=5, name="a"), says(reach=90, name="b", shadow=True)).reach(Channel.CONTENT) == 5
+
+
+def test_a_filter_that_does_not_apply_to_a_turn_is_not_asked() -> None:
+    class Sometimes(Says):
+        def applies(self, turn: Turn) -> bool:
+            return turn.schema is not None
+
+    some = guard(Setting("s", "says", Sometimes(lambda v: (HIT,)), (Channel.CONTENT,), Action.BLOCK))
+    asked = View(Channel.CONTENT, "some text", Turn("t", EMPTY.example, schema={}))
+    assert [some.scan(v).action for v in (VIEW, asked)] == [Action.ALLOW, Action.BLOCK]
+    assert judged(some).action is Action.ALLOW
 
 
 def raising(view: View) -> Sequence[Finding]:

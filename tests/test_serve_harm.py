@@ -10,7 +10,7 @@ import pytest
 
 from temper.errors import PolicyError
 from temper.serve.filters import harm
-from temper.serve.filters.harm import Harm
+from temper.serve.filters.harm import SUREST, Harm
 from temper.serve.verdict import Action, Channel, Finding, Turn, View, canary_turn
 from temper.types import Better, Completion, Example, Message, Score
 
@@ -49,7 +49,7 @@ def test_the_shipped_encoder_fires_on_what_is_planted(channel: Channel) -> None:
     planted = Harm().canary(channel)
     (found,) = Harm()(View(channel, planted.text, planted.turn))
     assert found.score is not None
-    assert found.score > 0.9
+    assert found.score > SUREST
     assert found.action is None
     assert "bomb" not in found.why
 
@@ -72,7 +72,7 @@ def test_input_is_judged_as_a_request_and_answers_with_theirs(heard: Heard) -> N
 )
 def test_the_threshold_is_the_graders_unless_one_is_given(heard: Heard, value: float, given: float | None, fires: bool) -> None:
     heard.value = value
-    found = judged("text", Harm(threshold=given, request_threshold=1.0))
+    found = judged("text", Harm(threshold=given, request_threshold=0.99))
     assert [f.score for f in found] == ([value] if fires else [])
     assert [f.category for f in found] == (["vcr"] if fires else [])
 
@@ -80,7 +80,7 @@ def test_the_threshold_is_the_graders_unless_one_is_given(heard: Heard, value: f
 def test_input_has_a_threshold_of_its_own(heard: Heard) -> None:
     heard.value = 0.6
     assert judged("text", Harm(request_threshold=0.7), Channel.INPUT) == []
-    assert judged("text", Harm(request_threshold=0.5, threshold=1.0), Channel.INPUT)
+    assert judged("text", Harm(request_threshold=0.5, threshold=0.99), Channel.INPUT)
 
 
 def test_a_grader_whose_high_end_is_good_is_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,13 @@
 """Mixed load on the gateway while things break: nothing unscanned is delivered, nothing held is lost, the audit stays whole.
 
-`python tools/load_serve.py [--minutes 30] [--clients 16] [--workers 2] [--database URL] [--out FILE]`. Starts an upstream that
+`python tools/load_serve.py [--minutes 30] [--clients 16] [--workers 2] [--postgres] [--out FILE]`. Starts an upstream that
 answers, stalls, breaks off, lies and plants a banned phrase in every channel, the gateway before it, and clients of every
 temper; then, evenly over the time, kills a worker with SIGKILL, takes the database away, fills the disk and lets the clock jump.
 Prints a summary as JSON and ends with 1 where a claim failed.
 
-The disk is full for the gateway alone (RLIMIT_FSIZE); the clock jumps by a `time.time` that adds what stands in a file. A
-PostgreSQL database is taken away with `--postgres-restart COMMAND`, SQLite by an exclusive lock.
+The disk is full for the gateway alone (RLIMIT_FSIZE); the clock jumps by a `time.time` that adds what stands in a file. SQLite is
+taken away by an exclusive lock; with `--postgres` the database is a PostgreSQL of the tests' own, which is stopped at once and
+started again.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import os
 import random
 import re
 import resource
-import shlex
 import signal
 import socket
 import sqlite3
@@ -35,11 +35,12 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "guard_peers")]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "guard_peers"), str(ROOT / "tests")]
 
 import wire  # noqa: E402
 from cases import BANNED, ESCAPED, HIDDEN, OUTPUT, TOOLS, WIDE, holds, strings  # noqa: E402
 from load import below, memory_mb  # noqa: E402
+from postgres import server  # noqa: E402
 
 HELD = "quiet zeppelin"
 POLICY = f"""
@@ -394,11 +395,13 @@ def _cmdline(pid: int) -> bytes:
         return b""
 
 
-async def take_database(service: Service, restart: str) -> str:
-    """PostgreSQL by the given command, SQLite by a lock that is held for three seconds."""
-    if restart:
-        await asyncio.to_thread(subprocess.run, shlex.split(restart), check=True, capture_output=True)
-        return "restarted"
+async def take_database(service: Service, postgres: Any) -> str:
+    """Three seconds without it: PostgreSQL is stopped as by a crash, SQLite locked."""
+    if postgres:
+        await asyncio.to_thread(postgres.stop)
+        await asyncio.sleep(3)
+        await asyncio.to_thread(postgres.start)
+        return "PostgreSQL stopped for 3 s"
     lock = sqlite3.connect(service.folder / "gateway.db", timeout=10, isolation_level=None)
     try:
         lock.execute("BEGIN EXCLUSIVE")
@@ -406,7 +409,7 @@ async def take_database(service: Service, restart: str) -> str:
         lock.execute("ROLLBACK")
     finally:
         lock.close()
-    return "locked for 3 s"
+    return "SQLite locked for 3 s"
 
 
 async def fill_disk(service: Service) -> str:
@@ -466,10 +469,10 @@ def growth(readings: list[float]) -> float:
     return last[len(last) // 2] / middle[len(middle) // 2]
 
 
-async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+async def run(given: argparse.Namespace, folder: Path, postgres: Any) -> dict[str, Any]:
     chance = random.Random(given.seed)
-    server, address = await upstream(given.seed)
-    database = given.database or f"sqlite:///{folder / 'gateway.db'}"
+    listening, address = await upstream(given.seed)
+    database = postgres.url() if postgres else f"sqlite:///{folder / 'gateway.db'}"
     service = Service(folder, address, database, given.workers, free_port())
     service.start()
     start_s = await service.ready()
@@ -477,7 +480,7 @@ async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     until = began + 60 * given.minutes
     breaks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
         ("kill", lambda: kill_worker(service, chance)),
-        ("database", lambda: take_database(service, given.postgres_restart)),
+        ("database", lambda: take_database(service, postgres)),
         ("disk", lambda: fill_disk(service)),
         ("clock", lambda: jump(service)),
     ]
@@ -501,7 +504,7 @@ async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for task in clients:
             task.cancel()
         code = service.stop()
-        server.close()
+        listening.close()
     found = audit(service)
     log = (folder / "log.txt").read_text(errors="replace")
     claims = {
@@ -541,14 +544,16 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--faults", type=int, default=8, help="how many things break, in turn: kill, database, disk, clock")
-    parser.add_argument("--database", default="", help="SQLAlchemy URL; SQLite in a folder of its own if not given")
-    parser.add_argument("--postgres-restart", default="", help="command that restarts PostgreSQL")
+    parser.add_argument("--postgres", action="store_true", help="a PostgreSQL server of its own in place of SQLite")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the summary here")
     given = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every write to a gateway that has just been killed
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        summary = asyncio.run(run(given, Path(folder)))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        folder.chmod(0o755)  # PostgreSQL runs as another user
+        made = stack.enter_context(server(folder / "postgres")) if given.postgres else None
+        summary = asyncio.run(run(given, folder, made))
     told = json.dumps(summary, indent=1)
     print(told)
     if given.out:
