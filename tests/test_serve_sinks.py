@@ -83,7 +83,8 @@ def traced(world: World) -> Any:
 
     spans, reader, tracers = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
-    world.app._traces = Telemetry(tracers, MeterProvider([reader]), LoggerProvider())
+    telemetry = Telemetry(tracers, MeterProvider([reader]), LoggerProvider(), models={"fake"})
+    world.gateway.meters.telemetry = telemetry
     return lambda: "".join(s.to_json() for s in spans.get_finished_spans()) + str(reader.get_metrics_data())
 
 

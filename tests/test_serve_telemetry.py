@@ -69,6 +69,15 @@ def test_a_failed_response_is_a_failed_span() -> None:
     assert span.status.status_code.name == "ERROR" and span.attributes["error.type"] == "503"
 
 
+def test_a_span_names_a_model_that_the_meters_learnt() -> None:
+    made, spans, _, _ = parts()
+    meters = Meters(telemetry=made)
+    meters.learn(["later"])
+    for model in ("later", "alice@example.org"):
+        meters.response({**ROW, "model": model, "findings": "[]", "scanned": 0, "released": 0})
+    assert [span.name for span in spans.get_finished_spans()] == ["chat later", "chat other"]
+
+
 def test_a_rating_is_an_evaluation_event_too() -> None:
     made, _, _, logs = parts()
     meters = Meters(telemetry=made)
