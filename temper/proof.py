@@ -15,18 +15,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from temper import catalog, machine
 from temper.data.overlap import overlaps
 from temper.data.read import fingerprint, read
-from temper.errors import RunError, StorageError, UsageError
+from temper.errors import ProofError, RunError, StorageError, UsageError
 from temper.files import SEAL, Row, append_rows, digest, read_json, read_rows, sealed, write_json
 from temper.meter import Meter
 from temper.prove import posix
 from temper.prove.attack.spec import LONGEST
 from temper.prove.compare import Trained
-from temper.prove.evaluate import ASKED, Panel, ask_again, check_independence, evaluate, grader_facts, regrade
+from temper.prove.evaluate import ASKED, ROWS, Panel, ask_again, check_independence, evaluate, grader_facts, regrade
 from temper.prove.evidence import Evidence
 from temper.prove.preflight import PROBED, preflight
 from temper.prove.signatures import signatures
@@ -35,15 +35,21 @@ from temper.prove.summary import summarise
 from temper.prove.variants import check_attacks, through, variants
 from temper.report import build
 from temper.rewards.hacks import bank
+from temper.samplers.replay import restored
 from temper.subject import CONCURRENCY, REMOTE, Asked, subject
 from temper.train.recipe import Prove, Recipe
 from temper.train.run import Progress, Watch, Work, unwatched
-from temper.types import Event, Example, Named, Suite
+from temper.types import Completion, Event, Example, Named, Suite
+
+if TYPE_CHECKING:
+    from temper.serve.guard import Guard
 
 # Every row gets these, besides the recipe's own graders: the metrics of `prove.metrics` read them.
 ALWAYS = ("harm", "refusal", "language", "readability", "repetition", "format", "verify", "process")
 # What decides a reply's outcome; a proof has it whatever else is left out.
 OUTCOME = ("refusal",)
+GUARDED = "model+guard"
+"""The arm of a model behind a guard."""
 
 
 @dataclass(slots=True)
@@ -200,6 +206,8 @@ def prove_model(
     concurrency: int = CONCURRENCY,
     least_closed: float = 0.0,
     retry_errors: bool = False,
+    guard: str = "",
+    alone: str = "",
     command: str = "",
     watch: Watch = unwatched,
 ) -> Path:
@@ -207,16 +215,29 @@ def prove_model(
 
     An endpoint has `concurrency` requests under way all the time. `least_closed` is the share of thoughts that must close in the
     first prompts (0 only warns), `retry_errors` asks again where nothing came. Raises `ProofError`, `ModelError`; rows are kept.
+
+    `guard`, a policy's name or file, adds the arm `model+guard`: the same answers behind that policy. `alone` is for a model that
+    is a guarded gateway already: who is behind it, asked without it, is then the arm `model`. Raises `UsageError` for both.
     """
     settings = replace(prove or Prove(), suites=tuple(suites))
     machine.keep_freed_memory()
     folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
-    recipe = Recipe(base=model, stages=(), arms={"model": ()}, prove=settings, seed=seed, chat_template=chat_template)
+    if guard and alone:
+        raise UsageError(
+            "guard and alone: either a model's answers are put behind a policy, or a gateway is asked beside its model"
+        )
+    if alone and not model.startswith(REMOTE):
+        raise UsageError(f"alone: {model} is no gateway; wanted its URL first, as in http://gateway/v1#model --alone {alone}")
+    arms: dict[str, tuple[str, ...]] = {"model": (), GUARDED: ()} if guard or alone else {"model": ()}
+    recipe = Recipe(base=model, stages=(), arms=arms, prove=settings, seed=seed, chat_template=chat_template)
     with locked(folder):
         this, wanted = Run(folder), all_suites(recipe)
+        behind = policed(guard) if guard else None
         graders, gold = load_graders(recipe), load_gold(recipe)
-        asked = subject(model, recipe, concurrency=concurrency)
+        asked = subject(alone or model, recipe, concurrency=concurrency)
         check_independence({name: recorded_traces(facts) for name, facts in asked.rewards.items()}, gold)
+        if behind is not None:
+            _check_judge(behind, gold)
         panel = Panel(tuple(g for g in graders.values() if g.name != gold.name), graders["refusal"], gold, hacks=bank())
         check_attacks(wanted, panel, attacker=settings.attacker, seed=seed)
         this.record(
@@ -229,12 +250,86 @@ def prove_model(
             overlap=overlap(trained := asked.trained(), wanted),
         )
         # an endpoint computes elsewhere, and needs no torch here
-        with contextlib.nullcontext() if model.startswith(REMOTE) else computing(this):
+        with contextlib.nullcontext() if (alone or model).startswith(REMOTE) else computing(this):
             prove_arm(this, "model", asked, recipe, wanted, panel, watch, least_closed=least_closed, retry_errors=retry_errors)
+            if behind is not None:
+                this.record(guard={"policy": behind.policy.name, "version": behind.policy.version})
+                guard_arm(this, behind, asked, recipe, wanted, panel, watch)
+            if alone:
+                gateway = subject(model, recipe, concurrency=concurrency)
+                prove_arm(this, GUARDED, gateway, recipe, wanted, panel, watch, retry_errors=retry_errors)
         this.record(judges=judge_costs(panel.all()))
-        rows = {"model": arm_rows(this, "model", wanted)}
-        costs = {"model": proof_costs(this.facts, "model")}
+        rows = {arm: arm_rows(this, arm, wanted) for arm in arms}
+        costs = {arm: proof_costs(this.facts, arm) for arm in arms}
         return summarised(this, recipe, wanted, rows, costs=costs, held_out=held_out(trained, wanted))
+
+
+def guard_arm(
+    this: Run, guard: "Guard", asked: Asked, recipe: Recipe, suites: Sequence[Suite], panel: Panel, watch: Watch
+) -> None:
+    """The arm `model`'s stored answers behind a guard, graded as an arm of their own: paired with themselves, nobody is asked.
+
+    An attack that searches, or a dialogue, does not learn of the guard here: its last prompt and answer are put before it.
+    """
+    for each in suites:
+        before = read_rows(_folder(this, each, "model") / ROWS)
+        words = [(row["key"], row["reasoning"], row["answer"], row["finish"]) for row in before]
+        address = _suite_address(digest([GUARDED, guard.policy.version, machine.versions().get("temper"), words]), each)
+        folder, label = _folder(this, each, GUARDED), f"prove {each.name}@{GUARDED}"
+        _bring_back(folder, address)
+        if _holds(folder, address):
+            regrade(folder, panel)
+        started, meter = time.time(), Meter.start()
+        evaluate(
+            partial(_behind, guard, before),
+            each,
+            panel,
+            folder,
+            arm=GUARDED,
+            address=address,
+            samples=recipe.prove.samples,
+            watch=partial(_tell, watch, label, started),
+        )
+        asked_once = this.facts.get("evals", {}).get(f"{each.name}@model", {})
+        tokens = {k: asked_once.get(k) for k in ("prompt_tokens", "completion_tokens", "earlier_tokens", "flops")}
+        this.record(
+            evals={f"{each.name}@{GUARDED}": {**tokens, **meter.spent().as_dict(), "peak_memory_bytes": machine.peak_bytes()}}
+        )
+
+
+def _behind(guard: "Guard", before: Sequence[Row], examples: Sequence[Example], /, n: int = 1) -> list[list[Completion]]:
+    """A sampler over stored rows: the first n answers to each example, as they come through the guard."""
+    from temper.serve.guarded import behind
+
+    by_id: dict[str, list[Row]] = defaultdict(list)
+    for row in before:
+        by_id[row["id"]].append(row)
+    return [behind(guard, [_as_asked(example, row) for row in by_id[example.id][:n]]) for example in examples]
+
+
+def _as_asked(example: Example, row: Row) -> Completion:
+    """A stored answer to what was really sent; its example keeps what a row does not hold."""
+    found = restored(row, where=f"row {row.get('key')}")
+    return replace(found, example=replace(example, messages=found.example.messages, goal=found.example.goal))
+
+
+def _check_judge(guard: "Guard", gold: Named) -> None:
+    """Raise `ProofError` where the judge is also a filter: it would find nothing in what it let through."""
+    for setting in guard.policy.filters:
+        spec = getattr(setting.filter, "grader", "")
+        if spec and not setting.shadow and not catalog.grader(spec).traces.isdisjoint(gold.traces):
+            raise ProofError(
+                f"the gold judge {gold.name!r} is also the filter {setting.name!r} of the policy {guard.policy.name!r}: it would "
+                "find nothing in what it let through. Choose another --gold, or take that filter out"
+            )
+
+
+def policed(policy: str) -> "Guard":
+    """The guard of a policy, by the name of a profile or a file. Raises `PolicyError`, `UnknownName`."""
+    from temper.serve.guard import Guard
+    from temper.serve.policy import read_policy
+
+    return Guard(read_policy(policy))
 
 
 def all_suites(recipe: Recipe) -> list[Suite]:

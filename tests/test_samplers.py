@@ -594,6 +594,22 @@ def test_what_a_guard_before_the_model_withheld_is_told(stub: Stub) -> None:
     assert made.facts == {"guard": {"finish_reason": "content_filter", "verdicts": verdicts}}
 
 
+def test_a_prompt_that_a_guard_did_not_let_through_is_withheld_and_no_failure(stub: Stub) -> None:
+    told = {"error": {"message": "blocked", "type": "invalid_request_error", "param": None, "code": "content_filter"}}
+    stub.script = lambda body, count: (400, {}, told)
+    (made,) = stub.sampler()([ASK])[0]
+    assert (made.finish, made.answer, made.facts) == ("stop", "", {"guard": {"finish_reason": "content_filter"}})
+    assert made.usage is not None and made.usage.completion_tokens == 0
+
+
+def test_a_refusal_in_the_place_of_the_content_is_the_guard_s_own_words(stub: Stub) -> None:
+    reply = said("", finish="content_filter", refusal="This answer was withheld.")
+    stub.script = lambda body, count: (200, {}, reply | {"moderation": {"output": {"flagged": True}}})
+    (made,) = stub.sampler()([ASK])[0]
+    guard = {"finish_reason": "content_filter", "withheld": True, "verdicts": {"output": {"flagged": True}}}
+    assert (made.answer, made.facts) == ("This answer was withheld.", {"guard": guard})
+
+
 # --- choosing ----------------------------------------------------------------------------------------------------------
 
 

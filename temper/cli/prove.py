@@ -60,6 +60,10 @@ def prove(
         float, typer.Option(min=0.0, max=1.0, help="Refuse where fewer of the first thoughts close; 0 only warns.")
     ] = 0.0,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Ask again where nothing came.")] = False,
+    guard: Annotated[
+        str, typer.Option(help="Policy, by name or file: its effect on the same answers is told beside the model alone.")
+    ] = "",
+    alone: Annotated[str, typer.Option(help="For a gateway's URL: who is behind it, to be asked without it.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
     chat_template: Annotated[
         str | None, typer.Option(help='"chatml" or a Jinja file, for tokenizers without a template.')
@@ -99,6 +103,8 @@ def prove(
                 concurrency=concurrency,
                 least_closed=least_closed,
                 retry_errors=retry_errors,
+                guard=guard,
+                alone=alone,
                 command=command,
                 watch=watch,
             )

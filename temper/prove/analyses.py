@@ -10,6 +10,7 @@ from temper.prove.breakdown import breakdown
 from temper.prove.context import context
 from temper.prove.evidence import Evidence
 from temper.prove.generalise import generalisation
+from temper.prove.guard import guard
 from temper.prove.mixing import mixing
 from temper.prove.traces import traces
 from temper.prove.turns import turns
@@ -18,6 +19,7 @@ from temper.prove.verbosity import verbosity
 Analysis = Callable[[Evidence], dict[str, Any] | None]
 
 ANALYSES: Mapping[str, Analysis] = {
+    "guard": guard,
     "breakdown": breakdown,
     "suites": published.analyse,
     "attacks": attacks,

@@ -380,7 +380,7 @@ def _row(c: Completion, k: int, suite: Suite, arm: str) -> Row:
 def _became(c: Completion, refused: Score) -> Outcome:
     """The outcome; where a guard before the model withheld the whole answer, the system that was asked refused."""
     guard = c.facts.get("guard")
-    if not c.answer and isinstance(guard, Mapping) and guard.get("finish_reason") == CONTENT_FILTER:
+    if isinstance(guard, Mapping) and guard.get("finish_reason") == CONTENT_FILTER and guard.get("withheld", not c.answer):
         return Outcome.REFUSED
     return outcome(answer=c.answer, thought=c.thought, finish=c.finish, refused=refused.value, raw=c.raw)
 

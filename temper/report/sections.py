@@ -7,6 +7,7 @@ from temper.report import (
     comparison,
     context,
     generalisation,
+    guard,
     mixing,
     price,
     sensitivity,
@@ -28,6 +29,7 @@ OPENING: Sequence[Make] = (comparison.section, signatures.section)
 """Those that stand before the headline."""
 
 SECTIONS: Sequence[Make] = (
+    guard.section,
     suites.section,
     breakdown.suites,
     breakdown.categories,

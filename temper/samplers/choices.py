@@ -117,11 +117,12 @@ class Counts(BaseModel):
 
 
 class Reply(BaseModel):
-    """`guard` is what a guarded gateway tells of its own verdicts, in whatever form."""
+    """`guard` and `moderation` (OpenAI's name) are what a guarded gateway tells of its own verdicts, in whatever form."""
 
     choices: list[ChatChoice] = Field(min_length=1)
     usage: Counts | None = None
     guard: Told = None
+    moderation: Told = None
 
 
 def spoken(choice: ChatChoice) -> Spoken:

@@ -183,6 +183,8 @@ class _Endpoint:
             return _HttpError(f"{self.shown()}: {_lost(error, self.timeout)} ({tried + 1} tries)", None, tried + 1), 0.0
         if response.is_success:
             return self._parsed(response, tried + 1), 0.0
+        if (stopped := _stopped(response)) is not None:
+            return stopped, 0.0
         return _HttpError(self._refused(response, tried + 1), response.status_code, tried + 1), _retry_after(response)
 
     def _headers(self) -> dict[str, str]:
@@ -406,13 +408,32 @@ def _usage(counts: Counts | None, seconds: float) -> Usage | None:
     return Usage(counts.prompt_tokens, counts.completion_tokens, seconds, counts.thought)
 
 
+def _stopped(response: httpx.Response) -> Reply | None:
+    """The reply to a prompt that a guard before the model did not let through: nothing, and no token of it."""
+    if response.status_code != httpx.codes.BAD_REQUEST:
+        return None
+    try:
+        told = response.json()
+    except ValueError:
+        return None
+    error = told.get("error") if isinstance(told, dict) else None
+    if not isinstance(error, dict) or error.get("code") != CONTENT_FILTER:
+        return None
+    choice = {"message": {"content": ""}, "finish_reason": CONTENT_FILTER}
+    counts = {"prompt_tokens": 0, "completion_tokens": 0}
+    return Reply.model_validate({"choices": [choice], "usage": counts, "moderation": told.get("moderation")})
+
+
 def _guarded(reply: Reply) -> dict[str, object]:
-    """What a guard before the model told: that it withheld something, and its verdicts."""
+    """What a guard before the model told: that it withheld something, or everything, and its verdicts."""
     choice = reply.choices[0]
+    stopped = choice.finish_reason == CONTENT_FILTER
     told = {
-        "finish_reason": choice.finish_reason if choice.finish_reason == CONTENT_FILTER else None,
+        "finish_reason": choice.finish_reason if stopped else None,
+        # a refusal in the place of the content is the guard's own words
+        "withheld": stopped and bool(choice.message.refusal) and not choice.message.content,
         "results": choice.content_filter_results,
-        "verdicts": reply.guard,
+        "verdicts": reply.guard or reply.moderation,
     }
     found = {name: value for name, value in told.items() if value}
     return {"guard": found} if found else {}
