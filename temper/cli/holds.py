@@ -70,13 +70,17 @@ async def _decided(queue: "Holds", id: str, person: "Person", verdict: str, note
     item = await queue.item(id, person)
     typer.echo(spelled_out("\n".join(_lines(item))))
     if not await queue.claim(id, person, 60):
-        raise UsageError(f"{id}: {item.state if item.state != 'waiting' else 'somebody else has it'}; temper holds list shows the rest")
+        raise UsageError(
+            f"{id}: {item.state if item.state != 'waiting' else 'somebody else has it'}; temper holds list shows the rest"
+        )
     return await queue.decide(id, person, verdict, note=note, message=message, seen=item.seen)
 
 
 def _lines(item: "Item") -> list[str]:
     lines = [f"{item.id}  {item.kind}  {item.category}"]
-    lines += [f"  {f.get('filter')}: {f.get('rule')} on {f.get('channel')}: {f.get('why') or f.get('action')}" for f in item.findings]
+    lines += [
+        f"  {f.get('filter')}: {f.get('rule')} on {f.get('channel')}: {f.get('why') or f.get('action')}" for f in item.findings
+    ]
     for message in (item.request or {}).get("messages", ()):
         lines.append(f"{message.get('role')}: {message.get('content')}")
     for answer in item.answers:

@@ -23,7 +23,7 @@ def add(
     """Add a person; the password is asked for, or read from standard input."""
     from temper.serve.people import People
 
-    password = _password()
+    password = given_password()
     with opened(database, secret, checkpoints) as (store, keyring, journal):
         made = People(store, keyring, journal).add(name, password, role, by="command line")
     typer.echo(f"{made.name} may sign in as {made.role}")
@@ -34,7 +34,7 @@ def password(name: Name, database: Database = DATABASE, secret: Secret = SECRET,
     """Set a new password, asked for or read from standard input; every session of the person ends."""
     from temper.serve.people import People
 
-    given = _password()
+    given = given_password()
     with opened(database, secret, checkpoints) as (store, keyring, journal):
         People(store, keyring, journal).password(name, given, by="command line")
     typer.echo(f"{name} has a new password")
@@ -61,9 +61,9 @@ def list_(database: Database = DATABASE, secret: Secret = SECRET, checkpoints: C
         typer.echo(f"{row['role']:<9} {'disabled' if row['disabled_at'] is not None else 'active':<9} {row['name']}")
 
 
-def _password() -> str:
+def given_password(*, confirmed: bool = True) -> str:
     """Never an argument: the arguments of a process are open to everybody on its machine."""
     if sys.stdin.isatty():
-        given: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+        given: str = typer.prompt("Password", hide_input=True, confirmation_prompt=confirmed)
         return given
     return sys.stdin.readline().rstrip("\r\n")

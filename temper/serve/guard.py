@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from temper.serve.pool import Pool
 
 log = logging.getLogger(__name__)
-REMOVED = "[removed]"
 ALL: frozenset[Pace] = frozenset({"window", "sentence", "final"})
 
 
@@ -126,6 +125,6 @@ def redacted(text: str, findings: Iterable[Finding]) -> str:
         if end <= at:
             continue
         if start >= at:
-            pieces += [text[at:start], f.replacement or REMOVED]
+            pieces += [text[at:start], f.replacement]
         at = end
     return "".join([*pieces, text[at:]])

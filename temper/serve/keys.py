@@ -28,7 +28,7 @@ from temper.serve.tables import keys
 from temper.serve.verdict import Caller
 
 log = logging.getLogger(__name__)
-SCOPES = ("chat", "models", "moderations", "feedback", "holds", "guardrail", "metrics", "admin")
+SCOPES = ("chat", "models", "moderations", "feedback", "holds", "guardrail", "metrics", "training", "admin")
 USUAL = ("chat", "models", "moderations", "feedback", "holds")
 LOCAL = Caller("local", "loopback", frozenset(USUAL))
 """Who asks from the same machine while no key exists."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from temper.serve.fold import boundary, fold
-from temper.serve.guard import ALL, REMOVED, Guard, applies, redacted
+from temper.serve.guard import ALL, Guard, applies, redacted
 from temper.serve.policy import Treat
 from temper.serve.pool import Pool
 from temper.serve.think import Thoughts
@@ -543,7 +543,7 @@ class Release:
         for f in self._spans(b):
             start, end = max(f.start, begin) - begin, min(f.end, point) - begin
             if start < end:
-                instead = f.replacement or REMOVED
+                instead = f.replacement
                 spans.append(
                     replace(f, start=start, end=end, replacement=json.dumps(instead)[1:-1] if b.plan.escapes else instead)
                 )

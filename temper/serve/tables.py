@@ -130,7 +130,7 @@ vault = Table(
     Column("purpose", String(16), nullable=False),  # hold, sample, feedback, export
     Column("made_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False, index=True),
-    Column("box", LargeBinary, nullable=False),  # Fernet of zstd of JSON
+    Column("box", LargeBinary, nullable=False),  # AES-256-GCM of zstd of JSON (vault.py)
 )
 
 feedback = Table(

@@ -132,6 +132,7 @@ class Filter(Protocol):
     `pace` is how often it reads a stream; `reach` the length in folded characters (`fold.py`) of the longest text it can match,
     which the hold-back window exceeds; 0 for one that judges texts as a whole. `heavy` says that a call takes more than a
     millisecond, so that it runs off the event loop. `default_channels` and `default_action` stand where the policy says nothing.
+    A filter may define `applies(turn) -> bool`; where it says no it is neither called nor waited for in that turn.
     Findings that touch the end of a view that is not final may still be undone by what follows; the guard waits with them.
     """
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from temper.errors import DataError
 from temper.serve.policy import Output
-from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
+from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, Turn, View, canary_turn
 
 MOST_BYTES, MOST_DEPTH, MOST_NODES = 65_536, 32, 5_000
 """Of a schema: its length as JSON, how deep it nests, how many values it has."""
@@ -58,6 +58,10 @@ class Format:
             return ()
         why = "the answer does not fit the JSON schema: " + "; ".join(broken)
         return (Finding(self.name, broken[0].partition(":")[0], "format", why=why),)
+
+    def applies(self, turn: Turn) -> bool:
+        """Only where a format was asked; other answers stream."""
+        return turn.schema is not None
 
     def canary(self, channel: Channel, /) -> Canary:
         return Canary("planted, and no JSON", canary_turn(schema={"type": "object", "required": ["canary"]}))
