@@ -168,5 +168,5 @@ def test_redactions_merge_where_they_overlap() -> None:
     cut = [
         Finding("x", action=Action.REDACT, start=s, end=e, replacement=r) for s, e, r in ((0, 4, "A"), (2, 6, "B"), (8, 9, ""))
     ]
-    assert redacted("0123456789", [*cut, Finding("x", action=Action.BLOCK, start=6, end=7)]) == "A67[removed]9"
+    assert redacted("0123456789", [*cut, Finding("x", action=Action.BLOCK, start=6, end=7)]) == "A679"
     assert redacted("0123456789", [Finding("x", action=Action.REDACT, replacement="all")]) == "all"

@@ -28,7 +28,7 @@ class Words:
     pace: Pace = "window"
     reach: int = 12
     heavy: bool = False
-    replacement: str = ""
+    replacement: str = "[removed]"
     judge: Callable[[View], Sequence[Finding]] | None = None
     default_channels = OUTPUT
     default_action = Action.BLOCK

@@ -70,9 +70,8 @@ async def _decided(queue: "Holds", id: str, person: "Person", verdict: str, note
     item = await queue.item(id, person)
     typer.echo(spelled_out("\n".join(_lines(item))))
     if not await queue.claim(id, person, 60):
-        raise UsageError(
-            f"{id}: {item.state if item.state != 'waiting' else 'somebody else has it'}; temper holds list shows the rest"
-        )
+        taken = "somebody else has it" if item.state == "waiting" else item.state
+        raise UsageError(f"{id}: {taken}; temper holds list shows what waits")
     return await queue.decide(id, person, verdict, note=note, message=message, seen=item.seen)
 
 

@@ -48,7 +48,8 @@ class Settings:
 
 @dataclass(slots=True, kw_only=True)
 class Gateway:
-    """Everything a route needs. `guard` is replaced as a whole when the policy is reloaded; requests keep the one they began with.
+    """Everything a route needs. `guard` is replaced as a whole when the policy is reloaded; requests keep the one they began
+    with.
 
     `guards` holds the guards of other policies that keys name, by name.
     """
