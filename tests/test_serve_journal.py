@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve_parts import SECRET, answer, writing
@@ -24,6 +25,7 @@ from temper.serve.keyring import Keyring
 from temper.serve.store import Store
 from temper.serve.tables import counters, responses, spent
 from temper.serve.tables import journal as lines
+from temper.serve.verify import public_key
 
 pytest_plugins = ("serve_parts",)
 
@@ -532,6 +534,17 @@ def test_verifying_beside_a_gateway_at_work_finds_nothing(store: Store, keyring:
                 journal.response(answer())
             journal.checkpoint()
             assert verify(store, keyring, tmp_path / "c").problems == []
+
+
+def test_an_auditor_checks_checkpoints_with_the_public_key_as_the_docs_say(keyring: Keyring, written: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "audit-log.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    first = _pages(written)[0].read_text(encoding="utf-8").splitlines()[0]
+    assert names["check"](first, public_key(keyring))["number"] == 1
+    with pytest.raises(InvalidSignature):
+        names["check"](first.replace('"number":1', '"number":2'), public_key(keyring))
 
 
 def _until(true: Callable[[], bool]) -> None:

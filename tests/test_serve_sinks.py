@@ -83,7 +83,8 @@ def traced(world: World) -> Any:
 
     spans, reader, tracers = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
-    world.app._traces = Telemetry(tracers, MeterProvider([reader]), LoggerProvider())
+    telemetry = Telemetry(tracers, MeterProvider([reader]), LoggerProvider(), models={"fake"})
+    world.gateway.meters.telemetry = telemetry
     return lambda: "".join(s.to_json() for s in spans.get_finished_spans()) + str(reader.get_metrics_data())
 
 
@@ -202,7 +203,7 @@ def test_the_search_would_find_what_it_looks_for(tmp_path: Path) -> None:
     assert any("zzxq@leak.test" in text for text in on_disk(tmp_path).values())
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=0x4FFF, exclude_categories=["Cs", "Cc"]), min_size=14))
 def test_any_text_at_all_stays_out(tmp_path_factory: pytest.TempPathFactory, logged: io.StringIO, text: str) -> None:
     folder = tmp_path_factory.mktemp("any")

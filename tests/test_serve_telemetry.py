@@ -39,7 +39,7 @@ def parts() -> tuple[Telemetry, InMemorySpanExporter, InMemoryMetricReader, InMe
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     events = LoggerProvider()
     events.add_log_record_processor(SimpleLogRecordProcessor(logs))
-    return Telemetry(tracers, MeterProvider([metrics]), events), spans, metrics, logs
+    return Telemetry(tracers, MeterProvider([metrics]), events, models={"m"}), spans, metrics, logs
 
 
 def test_a_response_is_a_span_of_its_duration_with_the_names_of_the_conventions() -> None:
@@ -63,9 +63,19 @@ def test_a_span_is_a_child_of_the_callers() -> None:
 
 def test_a_failed_response_is_a_failed_span() -> None:
     made, spans, _, _ = parts()
-    made.response({**ROW, "status": 503})
+    made.response({**ROW, "status": 503, "model": "alice@example.org"})
     (span,) = spans.get_finished_spans()
+    assert span.name == "chat other" and "alice" not in span.to_json()
     assert span.status.status_code.name == "ERROR" and span.attributes["error.type"] == "503"
+
+
+def test_a_span_names_a_model_that_the_meters_learnt() -> None:
+    made, spans, _, _ = parts()
+    meters = Meters(telemetry=made)
+    meters.learn(["later"])
+    for model in ("later", "alice@example.org"):
+        meters.response({**ROW, "model": model, "findings": "[]", "scanned": 0, "released": 0})
+    assert [span.name for span in spans.get_finished_spans()] == ["chat later", "chat other"]
 
 
 def test_a_rating_is_an_evaluation_event_too() -> None:

@@ -127,7 +127,8 @@ class Journal:
         """Do the work and write its line in one transaction, at once. The future is done when both are committed.
 
         Work that raises is undone, leaves no line, and hands its error to the future; it may run again where a commit fails.
-        In a coroutine: `await asyncio.wrap_future(journal.act(...))`.
+        In a coroutine: `await asyncio.wrap_future(journal.act(...))`. Never wait for it inside other work of the store: on SQLite
+        that work holds the lock which this one needs.
         """
         done: Future[T] = _future()
         self._append(_Entry(kind, clean(subject, 48), _body(body), time.time(), work=work, done=done))

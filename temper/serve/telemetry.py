@@ -6,7 +6,7 @@ development, so every name stands here, once, under the version it was taken fro
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import temper
@@ -46,9 +46,12 @@ _OPERATIONS = {"chat": "chat", "completions": "text_completion"}
 
 
 class Telemetry:
-    """Spans, metrics and events of one worker."""
+    """Spans, metrics and events of one worker. `models`, which may grow, are the names that may stand in an attribute."""
 
-    def __init__(self, tracers: "TracerProvider", meters: "MeterProvider", events: "LoggerProvider") -> None:
+    def __init__(
+        self, tracers: "TracerProvider", meters: "MeterProvider", events: "LoggerProvider", *, models: Collection[str] = ()
+    ) -> None:
+        self.models = models
         self.providers: tuple[Any, ...] = (tracers, meters, events)
         self._tracer = tracers.get_tracer("temper.serve", temper.__version__)
         self._events = events.get_logger("temper.serve", temper.__version__)
@@ -58,14 +61,14 @@ class Telemetry:
         self._tokens = meter.create_histogram(TOKEN_USAGE, unit="{token}", explicit_bucket_boundaries_advisory=TOKEN_BUCKETS)
 
     def response(self, row: Mapping[str, Any], *, traceparent: str = "") -> None:
-        """The span and the metrics of one finished response: a row of the table `responses` whose `model` is one that is known.
+        """The span and the metrics of one finished response, a row of the table `responses`, whose `at` is its beginning.
 
         `traceparent` is the header of that name: the span becomes a child of the caller's.
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        model = row["model"]
+        model = row["model"] if row["model"] in self.models else "other"
         operation = _OPERATIONS.get(row["route"].strip("/").rpartition("/")[2], "chat")
         shared: dict[str, Any] = {OPERATION: operation, PROVIDER: "temper", MODEL: model}
         if row["status"] >= 500:
@@ -117,7 +120,7 @@ def evaluation_attributes(response_id: str, name: str, value: float | None, labe
     return {**given, **scored, **({EVALUATION_LABEL: label} if label else {})}
 
 
-def from_environment() -> Telemetry | None:
+def from_environment(models: Collection[str] = ()) -> Telemetry | None:
     """Telemetry to the collector that the environment names, None where it names none.
 
     Raises `UsageError` where one is named and the extra is not installed.
@@ -143,4 +146,4 @@ def from_environment() -> Telemetry | None:
     events = LoggerProvider(resource=resource)
     events.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
     meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource=resource)
-    return Telemetry(tracers, meters, events)
+    return Telemetry(tracers, meters, events, models=models)

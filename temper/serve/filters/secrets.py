@@ -30,7 +30,7 @@ FORMATS = Path(__file__).with_name("secrets.toml")
 BLOCK = 16_384
 """Characters of the longest private key block that is looked for, header to end: an RSA key of 16,384 bits takes 12,700."""
 _HIDDEN = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
-_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+/=" + _HIDDEN
+_ASCII = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+/="
 _TOKENS = {
     "": re.compile(rf"[\w{_HIDDEN}-]*", re.ASCII),
     "jwt": re.compile(rf"[\w.{_HIDDEN}-]*", re.ASCII),
@@ -38,6 +38,8 @@ _TOKENS = {
     "assigned": re.compile(rf"[\w+/={_HIDDEN}-]*", re.ASCII),
 }
 """What a token goes on with after its beginning, by the kind of its format."""
+_LONGEST = 8192
+"""Characters of the longest token that a stream is looked back over for."""
 _JUDGED = 256
 """Characters of a token that its entropy is computed over."""
 _HEADER = re2.compile(r"-----begin[ a-z0-9_-]{0,40}private key( block)?-----", options())
@@ -134,8 +136,8 @@ def _finding(id: str, start: int, end: int) -> Finding:
 
 def _token_before(view: View) -> int:
     """Characters of the token under way where the new part begins: it may have begun long before the longest format."""
-    before = view.text[max(view.fresh - BLOCK, 0) : view.fresh]
-    return len(before) - len(before.rstrip(_CHARS))
+    before = view.text[max(view.fresh - _LONGEST, 0) : view.fresh]
+    return len(before) - len(before.rstrip(_ASCII))
 
 
 def _place(raw: str, hit: Hit, format: Format) -> tuple[int, int]:
