@@ -210,10 +210,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        if os.environ.get("TEMPER_REQUIRE_CHROMIUM"):
-            pytest.fail("TEMPER_REQUIRE_CHROMIUM is set, and there is no chromium on PATH")
+        if os.environ.get("TEMPER_REQUIRE_SYSTEM"):
+            pytest.fail("TEMPER_REQUIRE_SYSTEM is set, and there is no chromium on PATH")
         pytest.skip("chromium is not installed")
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

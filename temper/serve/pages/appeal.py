@@ -20,7 +20,7 @@ WORDS = {
     "waiting": ("A person will look at it", "Your appeal is on record. This page will say what came of it."),
     "released": (
         "It was released",
-        "A reviewer found that it should not have been stopped. The application can fetch the answer.",
+        "A reviewer found that it should not have been stopped.",
     ),
     "edited": ("It was released in an edited form", "A reviewer has edited the answer. The application can fetch it."),
     "refused": ("It stays as it is", ""),
@@ -72,7 +72,8 @@ def routes(gateway: Gateway) -> APIRouter:
 
 def _told(found: Outcome) -> Response:
     heading, words = WORDS[found.state]
-    return _page(heading, words or found.message)
+    fetched = " The application can fetch the answer." if found.state == "released" and found.answers else ""
+    return _page(heading, (words or found.message) + fetched)
 
 
 def _void() -> Response:
