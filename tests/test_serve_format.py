@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temper.errors import DataError
-from temper.serve.filters.format import MOST_DEPTH, Format, asked, checked, violated
+from temper.serve.filters.format import MOST_DEPTH, Format, asked, checked, target, violated
+from temper.serve.policy import Output
 from temper.serve.verdict import Action, Channel, View, canary_turn
 
 ORDER = {
@@ -104,6 +106,7 @@ def test_response_format_becomes_a_schema() -> None:
     ("given_format", "said"),
     [
         ({"type": "yaml"}, "response_format.type"),
+        ("json", "response_format.type"),
         ({"type": "json_schema"}, "response_format.json_schema.schema"),
         ({"type": "json_schema", "json_schema": {"schema": []}}, "response_format.json_schema.schema"),
         ({"type": "json_schema", "json_schema": {"schema": {"type": "hunter2"}}}, "not a JSON Schema (type)"),
@@ -114,6 +117,25 @@ def test_a_wrong_response_format_is_named_and_not_quoted(given_format: Any, said
         asked(given_format)
     assert said in str(error.value)
     assert "hunter2" not in str(error.value)
+
+
+def test_the_policys_schema_holds_where_a_request_brings_none(tmp_path: Path) -> None:
+    file = tmp_path / "order.json"
+    file.write_text(json.dumps(ORDER))
+    output = Output(format="schema", schema=str(file))
+    assert target(None, output) == ORDER
+    assert target({"type": "json_object"}, output) == {"type": "object"}
+    assert target(None, Output(format="json")) == {}
+    assert target({"type": "text"}, Output()) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"$ref": "http://x"}', None])
+def test_a_policys_schema_that_is_none_is_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "order.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError, match="schema"):
+        target(None, Output(format="schema", schema=str(file)))
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_remarks_say_why_and_how_and_never_quote() -> None:
 
 def test_a_request_becomes_task_context_language_and_format() -> None:
     messages = (Message("system", "Be kind."), Message("user", "I have two cats.\n\nWhat do they eat?\n\nOne is old."))
-    (made,) = rewritten(messages, Lint(), language="en", name="English", output="Three bullet points.")
+    (made,) = rewritten(messages, Lint(), language="en", output="Three bullet points.")
     assert made == Message(
         "user",
         "# Instructions\nBe kind.\n\n# Task\nWhat do they eat?\n\n# Context\nI have two cats.\n\nOne is old.\n\n"

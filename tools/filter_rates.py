@@ -14,7 +14,6 @@ import hashlib
 import json
 import re
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -205,4 +204,4 @@ def speed(data: Path, most: int) -> None:
 KINDS = {"harm": harm, "risk": risk, "language": language, "lint": lint, "speed": speed}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

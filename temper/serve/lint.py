@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from temper.errors import DataError
+from temper.serve.filters.language import NAMES
 from temper.serve.policy import Lint
 from temper.text.asked import asked_for
 from temper.types import Message
@@ -116,22 +117,20 @@ def lint(
     return tuple(Remark(check, *_SAYS[check]) for check in CHECKS if check in wanted and failed[check])
 
 
-def rewritten(
-    messages: Sequence[Message], settings: Lint, *, language: str = "", output: str = "", name: str = ""
-) -> tuple[Message, ...]:
+def rewritten(messages: Sequence[Message], settings: Lint, *, language: str = "", output: str = "") -> tuple[Message, ...]:
     """The request with its last user turn under headings: task, context, language, output format.
 
     The paragraph that asks is the task (the last one with a question mark, or else the first), the others are its context, in
-    their order. `language` is the code of the target, `name` what to call it; `output` describes the format, both "" where
-    nothing is to be added. For R1-type models system turns become instructions in the user's. A request already under these
-    headings, or without a user's turn, comes back as it is.
+    their order. `language` is the code of the target and `output` describes the format, each "" where nothing is to be added. For
+    R1-type models system turns become instructions in the user's. A request already under these headings, or without a user's
+    turn, comes back as it is.
     """
     last = max((n for n, m in enumerate(messages) if m.role == "user"), default=-1)
     if last < 0 or messages[last].content.lstrip().startswith(_HEADINGS):
         return tuple(messages)
     moved = [m.content for m in messages if m.role == "system" and m.content.strip()] if settings.reasoning_model else []
     task, context = _task(messages[last].content)
-    sections = ["\n\n".join(moved), task, context, f"Answer in {name or language}." if language else "", output]
+    sections = ["\n\n".join(moved), task, context, f"Answer in {NAMES.get(language, language)}." if language else "", output]
     text = "\n\n".join(f"{heading}\n{section}" for heading, section in zip(_HEADINGS, sections, strict=True) if section.strip())
     return tuple(
         Message("user", text) if n == last else m

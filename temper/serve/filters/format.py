@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar
 
 from temper.errors import DataError
+from temper.serve.policy import Output
 from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
 
 MOST_BYTES, MOST_DEPTH, MOST_NODES = 65_536, 32, 5_000
@@ -63,8 +65,10 @@ class Format:
 
 def asked(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The schema a request's `response_format` stands for, None for free text. Raises `DataError` for one that is wrong."""
-    kind = "text" if response_format is None else response_format.get("type", "text")
-    if kind == "text" or response_format is None:
+    if response_format is None:
+        return None
+    kind = response_format.get("type", "text") if isinstance(response_format, Mapping) else ""
+    if kind == "text":
         return None
     if kind == "json_object":
         return {"type": "object"}
@@ -74,6 +78,28 @@ def asked(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None
     schema = inner.get("schema") if isinstance(inner, Mapping) else None
     if not isinstance(schema, Mapping):
         raise DataError("response_format.json_schema.schema: wanted a JSON object")
+    return checked(schema)
+
+
+def target(response_format: Mapping[str, Any] | None, output: Output) -> Mapping[str, Any] | None:
+    """What `Turn.schema` holds: the schema a request brings, else the policy's, None for free text.
+
+    Raises `DataError` for a wrong one, the policy's file too: a gateway asks for `target(None, policy.output)` when it starts.
+    """
+    schema = asked(response_format)
+    if schema is not None or output.format == "free":
+        return schema
+    return {} if output.format == "json" else _read(output.schema)
+
+
+@lru_cache(maxsize=16)
+def _read(file: str) -> Mapping[str, Any]:
+    try:
+        schema = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"output: schema = {file!r}: {error}; wanted a file with a JSON schema") from None
+    if not isinstance(schema, Mapping):
+        raise DataError(f"output: schema = {file!r}: wanted a JSON object")
     return checked(schema)
 
 
