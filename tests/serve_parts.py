@@ -8,13 +8,13 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import postgres
 import pytest
 
 from temper.serve import ids
 from temper.serve.journal import Journal
 from temper.serve.keyring import Keyring
 from temper.serve.store import Store
-import postgres
 
 SECRET = bytes(range(32))
 

@@ -11,6 +11,7 @@ from fake_openai import BANNED, CLEAN, EMAIL
 from serve_world import POLICY, World, finish, run, said
 from sqlalchemy import select
 
+from temper.errors import StorageError
 from temper.serve.journal import Journal
 from temper.serve.people import Person
 from temper.serve.tables import holds, vault
@@ -251,6 +252,37 @@ def test_a_request_waits_for_its_reviewer_as_long_as_the_policy_says(tmp_path: P
         assert len(w.fake.bodies) == asked + 1
 
     run(tmp_path, test, policy)
+
+
+def test_a_request_that_was_let_through_is_sent_again_with_its_ticket(tmp_path: Path) -> None:
+    async def test(w: World) -> None:
+        first = await w.chat("[[clean]] about grumbletons", temperature=0.5)
+        hold = first.headers["x-temper-hold"]
+        assert w.fake.bodies == []
+        w.client.headers["x-temper-hold"] = hold
+        assert (await w.chat("[[clean]] about grumbletons", temperature=0.5)).json()["choices"][0]["message"]["content"] == ""
+        assert await w.gateway.holds.claim(hold, WHO, 60)
+        await w.gateway.holds.decide(hold, WHO, "release")
+        other = await w.chat("[[clean]] about other grumbletons", temperature=0.5)
+        assert other.json()["choices"][0]["finish_reason"] == "content_filter"
+        again = await w.chat("[[clean]] about grumbletons", temperature=0.5)
+        assert again.json()["choices"][0]["message"]["content"] == CLEAN
+
+    run(tmp_path, test)
+
+
+def test_a_store_that_is_away_answers_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(w: World) -> None:
+        def full(self: Journal, row: object, scores: object = None) -> None:
+            raise StorageError("the queue is full")
+
+        monkeypatch.setattr(Journal, "response", full)
+        for text in ("hi", "[[bad_out]] hi"):
+            reply = await w.chat(text)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "overloaded")
+            assert CLEAN not in reply.text
+
+    run(tmp_path, test)
 
 
 def test_tools_for_a_model_that_is_not_cleared_are_refused_with_the_reason(tmp_path: Path) -> None:

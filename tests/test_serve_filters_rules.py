@@ -112,6 +112,7 @@ def test_a_rule_has_its_own_action_channels_category_and_replacement():
     found = rules(View(Channel.CONTENT, "copper", canary_turn()))[0]
     assert (found.action, found.category, found.replacement) == (Action.REDACT, "metal", "[metal]")
     assert not rules(View(Channel.REASONING, "copper", canary_turn()))
+    assert policy.filters[0].channels == (Channel.CONTENT,)
     with pytest.raises(PolicyError, match="reasoning"):
         rules.canary(Channel.REASONING)
 

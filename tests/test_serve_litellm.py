@@ -113,6 +113,9 @@ class Upstream(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         given = json.loads(self.rfile.read(int(self.headers["content-length"])))
         said = REPLIES.get(given["messages"][-1]["content"].split()[-1], "fine")
+        if given.get("stream"):
+            self.stream(f"All is well and it goes on until it says {said}")
+            return
         choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
         body = json.dumps({"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}).encode()
         self.send_response(200)
@@ -120,6 +123,18 @@ class Upstream(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def stream(self, said: str) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        self.close_connection = True
+        deltas = [({"content": said[i : i + 4]}, None) for i in range(0, len(said), 4)]
+        for delta, finish in [*deltas, ({}, "stop")]:
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -131,8 +146,14 @@ def free() -> int:
         return int(s.getsockname()[1])
 
 
-def ask(port: int, text: str) -> tuple[int, str]:
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+def streamed(port: int, text: str) -> str:
+    """The text that a client of a stream sees."""
+    lines = [json.loads(line[6:]) for line in ask(port, text, stream=True)[1].splitlines() if line.startswith("data: {")]
+    return "".join(c["delta"].get("content") or "" for line in lines for c in line.get("choices", ()))
+
+
+def ask(port: int, text: str, *, stream: bool = False) -> tuple[int, str]:
+    body = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": text}]}).encode()
     headers = {"content-type": "application/json", "authorization": "Bearer sk-test"}
     try:
         with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", body, headers)) as r:
@@ -151,6 +172,7 @@ def test_a_real_litellm_proxy_blocks_and_masks_by_our_filters(tmp_path: Path) ->
         "mode": ["pre_call", "post_call"],
         "api_base": f"http://127.0.0.1:{ours}",
         "default_on": True,
+        "streaming_transform_mode": "incremental_diff",
     }
     model = {"model": "openai/m", "api_base": f"http://127.0.0.1:{upstream.server_port}/v1", "api_key": "x"}
     config = {
@@ -181,6 +203,11 @@ def test_a_real_litellm_proxy_blocks_and_masks_by_our_filters(tmp_path: Path) ->
                 assert status == 400 and "this is forbidden here" not in body
                 status, body = await asyncio.to_thread(ask, theirs, "please mask")
                 assert status == 200 and "please [word] now" in body and "redactme" not in body
+                assert await asyncio.to_thread(streamed, theirs, "hi") == "All is well and it goes on until it says fine"
+                masked = await asyncio.to_thread(streamed, theirs, "please mask")
+                assert masked == "All is well and it goes on until it says please [word] now"
+                cut = await asyncio.to_thread(streamed, theirs, "please say")
+                assert "All is well and it goes on".startswith(cut[:20]) and "forbidden" not in cut
             finally:
                 proxy.terminate()
                 proxy.wait(10)

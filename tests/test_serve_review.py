@@ -401,9 +401,9 @@ def test_an_input_that_a_reviewer_released_may_be_sent_again_by_its_key_alone(tm
     asyncio.run(story())
 
 
-def test_what_no_form_sends_is_refused(tmp_path: Path) -> None:
+def test_what_no_form_sends_is_refused(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with world(f"sqlite:///{tmp_path / 't.db'}", tmp_path) as w:
+        async with world(store_url, tmp_path) as w:
             id = await w.item()
             for given in (
                 {"verdict": "approve"},
@@ -416,8 +416,15 @@ def test_what_no_form_sends_is_refused(tmp_path: Path) -> None:
                 with pytest.raises(UsageError):
                     await w.holds.decide(id, ANNA, **given)
             assert (await w.holds.outcome(id)).state == "waiting"
-            with pytest.raises(UsageError, match="no held item"):
-                await w.holds.outcome("hold_unknown")
+            for unknown in ("hold_unknown", "hold_\0", "x" * 100, "\ud800"):
+                with pytest.raises(UsageError, match="no held item"):
+                    await w.holds.outcome(unknown)
+                assert not await w.holds.claim(unknown, ANNA, 60)
+                assert await w.holds.items(category=unknown) == []
+                with pytest.raises(Conflict):
+                    await w.holds.decide(unknown, ANNA, "release")
+            given = {"note": "a\0b\ud800", "category": "c\0", "message": "m\0"}
+            assert await w.holds.decide(id, ANNA, "refuse", **given) == "refused"
 
     asyncio.run(story())
 

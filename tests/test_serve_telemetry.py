@@ -61,13 +61,20 @@ def test_a_span_is_a_child_of_the_callers() -> None:
     assert span.parent.span_id == 0xB7AD6B7169203331
 
 
-def test_a_name_that_a_client_made_up_stays_out_of_the_span() -> None:
+def test_a_failed_response_is_a_failed_span() -> None:
     made, spans, _, _ = parts()
-    row = {**ROW, "model": "alice@example.org", "status": 503, "findings": "[]", "scanned": 0, "released": 0}
-    Meters(models=["m"], telemetry=made).response(row)
+    made.response({**ROW, "status": 503})
     (span,) = spans.get_finished_spans()
-    assert "alice" not in span.to_json()
-    assert span.status.status_code.name == "ERROR"
+    assert span.status.status_code.name == "ERROR" and span.attributes["error.type"] == "503"
+
+
+def test_a_rating_is_an_evaluation_event_too() -> None:
+    made, _, _, logs = parts()
+    meters = Meters(telemetry=made)
+    meters.feedback(1, "resp_1")
+    meters.feedback(None, "resp_1")
+    (found,) = logs.get_finished_logs()
+    assert found.log_record.attributes["gen_ai.evaluation.score.label"] == "up"
 
 
 def test_an_opinion_is_an_evaluation_event() -> None:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
@@ -49,9 +49,6 @@ from temper.serve.state import Gateway
 from temper.serve.upstream import Stream, broken, late
 from temper.serve.verdict import Action, Caller, Channel, Finding, Turn, Verdict, View
 
-if TYPE_CHECKING:
-    from temper.serve.telemetry import Telemetry
-
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -77,10 +74,8 @@ class Gone(Exception):
 class Exchange:
     """One request under way. `kind` is the route's name on record: chat or completions."""
 
-    def __init__(
-        self, gateway: Gateway, scope: Scope, receive: Receive, send: Send, *, kind: str, traces: "Telemetry | None" = None
-    ) -> None:
-        self.gateway, self.kind, self.traces = gateway, kind, traces
+    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send, *, kind: str) -> None:
+        self.gateway, self.kind = gateway, kind
         self._scope, self._receive, self._send = scope, receive, send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = ids.new("chatcmpl" if kind == "chat" else "cmpl")
@@ -111,6 +106,7 @@ class Exchange:
         self.hold = ""
         self.vault_id: str | None = None
         self.row: dict[str, Any] = {}
+        self.unrecorded = False
 
     @property
     def policy(self) -> Policy:
@@ -192,14 +188,13 @@ class Exchange:
             self.status, self.finish = 499, "disconnected"
         except (StorageError, SQLAlchemyError) as error:
             log.error("request %s: the store failed: %s", self.id, type(error).__name__)
+            self.unrecorded = True
             await self._failed(overloaded("what is answered cannot be put on record just now", RETRY_S))
         except Exception as error:
             log.exception("request %s failed: %s", self.id, type(error).__name__)
             await self._failed(ApiError(500, "the gateway failed; its log says more", kind="server_error", code="internal_error"))
         finally:
             self._note()
-            if self.traces is not None:
-                self.traces.response(self.row, traceparent=self.headers.get(b"traceparent", b"").decode("latin-1"))
 
     def _parsed(self, raw: bytes) -> Asked:
         most = self.limits.max_tokens
@@ -400,8 +395,8 @@ class Exchange:
         said = {i: Said() for i in self.finishes}
         for d in out:
             said.setdefault(d.choice, Said()).add(d.channel, d.text, d.call, *self._called(d))
-        await self._write_plain([self._choice(i, s) for i, s in sorted(said.items())])
         await self._sampled(release)
+        await self._write_plain([self._choice(i, s) for i, s in sorted(said.items())])
 
     def _choice(self, i: int, said: Said) -> dict[str, Any]:
         finish = self.finishes.get(i, "stop")
@@ -496,8 +491,8 @@ class Exchange:
             await self._stopped(release)
             return
         self.action = max(self.action, release.verdict.action)
-        await self._write_end({i: self.finishes.get(i, "stop") for i in range(self._expected())})
         await self._sampled(release)
+        await self._write_end({i: self.finishes.get(i, "stop") for i in range(self._expected())})
 
     def _whole(self) -> bool:
         """Whether a filter judges the answer's format, so that it may have to be asked again before a word is out."""
@@ -684,6 +679,7 @@ class Exchange:
 
     async def _ticket(self) -> None:
         self.status, self.finish = 202, "content_filter"
+        await self._committed()
         body = {"id": self.hold, "object": "hold", "status": "waiting", "message": self._waiting()}
         headers = [(b"location", f"/v1/holds/{self.hold}".encode()), (b"preference-applied", b"respond-async")]
         await self._write_json(202, orjson.dumps(body), headers)
@@ -753,13 +749,13 @@ class Exchange:
         }
         if self.spent is not None:
             body["usage"] = self.spent
-        await self._committed()
         self.first_s = time.monotonic() - self.started
+        await self._committed()
         await self._write_json(200, orjson.dumps(body | self._extra()))
 
     async def _write_end(self, finishes: Mapping[int, str], refusal: str = "") -> None:
-        await self._committed()
         self.finish = next(iter(finishes.values()), "stop")
+        await self._committed()
         last = len(finishes) - 1
         frames = [
             self.wire.finish(i, reason, refusal, self._extra() if k == last else None)
@@ -770,9 +766,9 @@ class Exchange:
         await self._write(b"".join([*frames, DONE]), more=False)
 
     async def _committed(self) -> None:
-        """What was withheld is on record before the client hears of it."""
-        if self.action >= Action.REVIEW:
-            self._note()
+        """The row is written before the answer's end; that of an answer which was withheld is committed too."""
+        self._note()
+        if self.action >= Action.REVIEW and not self.unrecorded:
             await self.gateway.journal.settled()
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:
@@ -826,7 +822,7 @@ class Exchange:
 
     def _note(self) -> None:
         """The row of this request, once."""
-        if self.row:
+        if self.row or self.unrecorded:
             return
         usage = self.spent or {}
         details = usage.get("completion_tokens_details", {})
@@ -835,7 +831,7 @@ class Exchange:
             "at": self.at,
             "key_id": self.caller.id,
             "route": self.kind,
-            "model": self.asked.model,
+            "model": self.gateway.meters.named(self.asked.model),
             "policy": self.policy.version,
             "stream": self.asked.stream,
             "status": self.status,
@@ -853,8 +849,12 @@ class Exchange:
             "vault_id": self.vault_id,
         }
         self.gateway.limits.spend(self.caller, usage.get("total_tokens", 0))
-        self.gateway.meters.response(self.row)
-        logs.response(self.row)
+        meters = self.gateway.meters
+        meters.response(self.row)
+        if meters.telemetry is not None:
+            meters.telemetry.response(self.row, traceparent=self.headers.get(b"traceparent", b"").decode("latin-1"))
+        if self.status != 200 or self.action > Action.ALLOW:  # what simply passed is in the database
+            logs.response(self.row)
         self.gateway.journal.response(self.row)
 
 

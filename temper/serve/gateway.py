@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -67,6 +68,7 @@ ROUTERS: Final = (
     "pages",
 )
 """Modules of this package that have routes."""
+LEARN_S: Final = 60.0
 SETTINGS: Final = "TEMPER_SERVE_SETTINGS"
 """Where worker processes find their settings: JSON of `Settings`."""
 
@@ -78,7 +80,7 @@ def build(settings: Settings, *, upstream: Upstream | None = None) -> Gateway:
     vault = Vault(store, keyring)
     journal = Journal(store, keyring, settings.checkpoints)
     hooks = Hooks(store, keyring, journal)
-    meters = Meters(worker=str(os.getpid()), models=settings.models)
+    meters = Meters(worker=str(os.getpid()), models=settings.models, telemetry=telemetry.from_environment())
     return Gateway(
         settings=settings,
         guard=Guard(read_policy(settings.policy), timed=meters.filter_ms),
@@ -123,7 +125,6 @@ class App:
         self._work: list[asyncio.Task[Any]] = []
         self._jobs = Jobs(gateway.store)
         self._reloader = Reloader(gateway)
-        self._traces = telemetry.from_environment(gateway.settings.models)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -131,7 +132,7 @@ class App:
             if kind is None:
                 await self.api(scope, receive, send)
             elif scope["method"] == "POST":
-                await Exchange(self.gateway, scope, receive, send, kind=kind, traces=self._traces).run()
+                await Exchange(self.gateway, scope, receive, send, kind=kind).run()
             else:
                 await _not_allowed(send)
         elif scope["type"] == "lifespan":
@@ -163,13 +164,22 @@ class App:
         await canary.check_all(g)
         g.limits.start()
         self._schedule()
-        work = [canary.watch(g, g.settings.selftest_every_s), g.meters.watch_loop(), self._reloader.watch()]
+        work = [canary.watch(g, g.settings.selftest_every_s), g.meters.watch_loop(), self._reloader.watch(), self._learn()]
         self._work = [asyncio.create_task(w) for w in work]
         loop = asyncio.get_running_loop()
         try:
             loop.add_signal_handler(signal.SIGHUP, self._reloader.soon)
         except (ValueError, RuntimeError, NotImplementedError):
             log.debug("SIGHUP is not ours to handle in this thread")
+
+    async def _learn(self) -> None:
+        """Learn the names of the models there are, again and again: no other name goes on record."""
+        while True:
+            try:
+                self.gateway.meters.learn([str(row.get("id", "")) for row in await self.gateway.upstream.models()])
+            except (ApiError, aiohttp.ClientError, OSError) as error:
+                log.warning("the model server does not list its models: %s", type(error).__name__)
+            await asyncio.sleep(LEARN_S)
 
     def _schedule(self) -> None:
         g, jobs = self.gateway, self._jobs
@@ -199,8 +209,8 @@ class App:
         await g.limits.close()
         await g.pool.close()
         await g.journal.close()
-        if self._traces is not None:
-            await asyncio.to_thread(self._traces.close)
+        if g.meters.telemetry is not None:
+            await asyncio.to_thread(g.meters.telemetry.close)
         await asyncio.to_thread(g.store.close)
 
 

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from temper.serve.policy import Policy, Setting
-from temper.serve.verdict import Action, Channel, Finding, Pace, Verdict, View
+from temper.serve.verdict import Action, Channel, Finding, Pace, Turn, Verdict, View
 
 if TYPE_CHECKING:
     from temper.serve.pool import Pool
@@ -36,12 +36,12 @@ class Guard:
 
     def scan(self, view: View, paces: Iterable[Pace] = ALL) -> Verdict:
         """Every filter of the view's channel whose pace is wanted, in this thread."""
-        found = [self._opinion(s, view) for s in self.of[view.channel] if s.filter.pace in paces]
+        found = [self._opinion(s, view) for s in self.of[view.channel] if s.filter.pace in paces and applies(s, view.turn)]
         return summed(found, scanned=len(view.text))
 
     async def judge(self, view: View, paces: Iterable[Pace] = ALL, pool: "Pool | None" = None) -> Verdict:
         """As `scan`, with the heavy filters in the pool, all at once; they are not asked where a light one already blocks."""
-        wanted = [s for s in self.of[view.channel] if s.filter.pace in paces]
+        wanted = [s for s in self.of[view.channel] if s.filter.pace in paces and applies(s, view.turn)]
         heavy = [s for s in wanted if s.filter.heavy] if pool is not None else []
         light = [self._opinion(s, view) for s in wanted if not heavy or not s.filter.heavy]
         verdict = summed(light, scanned=len(view.text))
@@ -63,6 +63,14 @@ class Guard:
         if self.timed is not None:
             self.timed(setting.name, perf_counter() - begun)
         return found
+
+
+def applies(setting: Setting, turn: Turn) -> bool:
+    """Whether a filter reads anything of a turn. One that reads only some has a method `applies(turn)`: without it, a filter that
+    waits for the end of an answer keeps every answer from being streamed.
+    """
+    told: Callable[[Turn], bool] | None = getattr(setting.filter, "applies", None)
+    return told is None or told(turn)
 
 
 def opinion(setting: Setting, view: View) -> tuple[Sequence[Finding], str]:

@@ -173,7 +173,7 @@ class Journal:
     def _append(self, entry: _Entry) -> None:
         if not self._open:
             raise StorageError("the audit journal is closed")
-        if len(self._queue) >= QUEUE:
+        if entry.kind and len(self._queue) >= QUEUE:
             raise StorageError(f"the audit journal is full: {QUEUE} rows wait for the database ({self.trouble or 'slow'})")
         self._queue.append(entry)
         if len(self._queue) >= BATCH:

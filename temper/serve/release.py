@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from temper.serve.fold import boundary, fold
-from temper.serve.guard import ALL, REMOVED, Guard, redacted
-from temper.serve.policy import Setting, Treat
+from temper.serve.guard import ALL, REMOVED, Guard, applies, redacted
+from temper.serve.policy import Treat
 from temper.serve.pool import Pool
 from temper.serve.think import Thoughts
 from temper.serve.verdict import Action, Channel, Finding, Pace, Turn, Verdict, View
@@ -160,6 +160,8 @@ class Release:
         self._buffers: dict[Place, _Buffer] = {}
         self._plans: dict[Channel, _Plan] = {}
         self._splitters: dict[int, Thoughts] = {}
+        self._told: set[int] = set()
+        self._raw: dict[int, list[str]] = {}
         self._halves: dict[Place, str] = {}
         self._found: dict[tuple[Place, str, str, int, int], Finding] = {}
         self._errors: dict[str, None] = {}
@@ -208,50 +210,58 @@ class Release:
                 self._overflow(Place(delta.choice, delta.channel, delta.call), "length", STRICT_TIMES * self._pending)
             return False
         self._fed += len(text)
-        due = False
-        if delta.channel is Channel.CONTENT:
-            splitter = self._splitter(delta.choice)
-            for channel, piece in splitter.feed(text):
-                due = self._add(delta.choice, channel, None, piece) or due
-            if splitter.withheld > self._pending > 0 and not self._plan(Channel.CONTENT).strict and not self._halted():
-                self._overflow(Place(delta.choice, Channel.CONTENT), "pending", self._pending)
-        elif delta.channel is Channel.REASONING:
-            due = bool(text) and self._reasoned(delta.choice, text)
-        else:
-            due = self._called(delta, text)
-        return not self._halted() and self._ticked(due)
+        self._unscanned += len(text)
+        if delta.channel is Channel.CONTENT:  # taken apart when a scan is due: one splitting of 128 characters, not eight of 16
+            if delta.choice not in self._raw:
+                self._raw[delta.choice] = []
+            self._raw[delta.choice].append(text)
+        elif delta.channel is Channel.TOOL_ARGS:
+            self._called(delta, text)
+        elif text:
+            if delta.choice not in self._told:
+                self._known(delta.choice)
+            self._add(delta.choice, Channel.REASONING, None, text)
+        return self._unscanned > 0 and self.stopped is None and self._ticked(delta.channel, text)
 
-    def _ticked(self, due: bool) -> bool:
-        if not self._unscanned:
-            return due
-        if due or self._unscanned >= SCAN_CHARS:
+    def _ticked(self, channel: Channel, text: str) -> bool:
+        if self._unscanned >= SCAN_CHARS:
+            return True
+        plan = self._plans.get(channel) or self._plan(channel)
+        if plan.observed or (plan.sentences and self._unscanned >= SENTENCE_CHARS and _PAUSE.search(text) is not None):
             return True
         now = self._clock()
         if self.due is None:
             self.due = now + SCAN_S
         return now >= self.due
 
-    def _add(self, choice: int, channel: Channel, call: int | None, text: str) -> bool:
-        """Text for a buffer; whether a scan is due for its sake."""
+    def _known(self, choice: int) -> None:
+        """The server tells thoughts by a field of their own: what comes as content is content."""
+        self._told.add(choice)
+        self._split(choice)
+        for channel, piece in self._splitter(choice).known():
+            self._add(choice, channel, None, piece)
+
+    def _split(self, choice: int) -> None:
+        """Tell apart the thoughts and the answer in what came as content."""
+        if not (raw := self._raw.get(choice)):
+            return
+        text = "".join(raw)
+        raw.clear()
+        splitter = self._splitter(choice)
+        for channel, piece in splitter.feed(text):
+            self._add(choice, channel, None, piece)
+        if splitter.withheld > self._pending > 0 and not self._plan(Channel.CONTENT).strict and not self._halted():
+            self._overflow(Place(choice, Channel.CONTENT), "pending", self._pending)
+
+    def _add(self, choice: int, channel: Channel, call: int | None, text: str) -> None:
         b = self._last
         if b is None or b.place.channel is not channel or b.place.choice != choice or b.place.call != call:
             b = self._last = self._buffer(Place(choice, channel, call))
             if channel is Channel.CONTENT and (thought := self._buffers.get(Place(choice, Channel.REASONING))) is not None:
                 thought.closing = True
         b.new.append(text)
-        self._unscanned += len(text)
-        if b.plan.observed:
-            return True
-        return b.plan.sentences and self._unscanned >= SENTENCE_CHARS and _PAUSE.search(text) is not None
 
-    def _reasoned(self, choice: int, text: str) -> bool:
-        """Reasoning in its own field: the server splits thoughts off, so what comes as content is content."""
-        due = False
-        for channel, piece in self._splitter(choice).known():
-            due = self._add(choice, channel, None, piece) or due
-        return self._add(choice, Channel.REASONING, None, text) or due
-
-    def _called(self, delta: Delta, text: str) -> bool:
+    def _called(self, delta: Delta, text: str) -> None:
         b = self._buffer(Place(delta.choice, Channel.TOOL_ARGS, delta.call or 0))
         if delta.name and not b.introduced:
             b.name += delta.name
@@ -259,7 +269,8 @@ class Release:
         if delta.call_id and not b.call_id:
             fits = _CALL_ID.fullmatch(delta.call_id) is not None
             b.call_id = delta.call_id if fits else f"call_{delta.choice}_{delta.call or 0}"
-        return bool(text) and self._add(delta.choice, Channel.TOOL_ARGS, delta.call or 0, text)
+        if text:
+            self._add(delta.choice, Channel.TOOL_ARGS, delta.call or 0, text)
 
     def _buffer(self, place: Place) -> _Buffer:
         if place not in self._buffers:
@@ -288,7 +299,7 @@ class Release:
         if channel not in self._plans:
             policy, settings = self._guard.policy.channels[channel], self._guard.of[channel]
             paces = {s.filter.pace for s in settings}
-            whole = any(_ends(s, self._turn) for s in settings)
+            whole = any(s.filter.pace == "final" and not s.shadow and applies(s, self._turn) for s in settings)
             self._plans[channel] = _Plan(
                 treat=policy.policy,
                 paces=tuple(p for p in _ONE if p in paces),
@@ -304,6 +315,8 @@ class Release:
 
     async def scan(self) -> list[Delta]:
         """Read what is new; what may be released now. Nothing where a verdict stops the answer."""
+        for choice in self._raw:
+            self._split(choice)
         if self._halted():
             return []
         if self._ripe():
@@ -320,7 +333,7 @@ class Release:
     async def end(self) -> list[Delta]:
         """The upstream ended: the last scan, and the rest."""
         self._flush()
-        for choice in {b.choice for b in self._buffers} or {0}:
+        for choice in {0, *self._raw, *(b.choice for b in self._buffers)}:
             whole = "final" in self._plan(Channel.CONTENT).paces and not any(
                 b.choice == choice and b.channel is not Channel.REASONING for b in self._buffers
             )
@@ -336,12 +349,14 @@ class Release:
         return [d for b in self._buffers.values() if (d := self._out(b, final=True)) is not None]
 
     def _flush(self) -> None:
-        for place, half in self._halves.items():
-            self._add(place.choice, place.channel, place.call, "\ufffd" * len(half))
+        halves, self._halves = self._halves, {}
+        for place in halves:
+            self.feed(Delta(place.choice, place.channel, "\ufffd", place.call))
+        for choice in self._raw:
+            self._split(choice)
         for choice, splitter in self._splitters.items():
             for channel, piece in splitter.end():
                 self._add(choice, channel, None, piece)
-        self._halves.clear()
         self._splitters.clear()
 
     def _halted(self) -> bool:
@@ -542,16 +557,6 @@ class Release:
         what = "thought about this in" if b.place.channel is Channel.REASONING else "answered in"
         count = len(b.text.split())
         return Delta(b.place.choice, b.place.channel, f"The model {what} {count} word{'s' * (count != 1)}, which are not shown.")
-
-
-def _ends(setting: Setting, turn: Turn) -> bool:
-    """Whether a filter reads only whole answers, so that none of this one may be released before. A filter may have a method
-    `applies(turn)` that says whether it will read this one at all.
-    """
-    if setting.shadow or setting.filter.pace != "final":
-        return False
-    applies: Callable[[Turn], bool] | None = getattr(setting.filter, "applies", None)
-    return applies is None or applies(turn)
 
 
 def _sentence_end(text: str, begin: int) -> int:

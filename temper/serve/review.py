@@ -19,13 +19,14 @@ from sqlalchemy.exc import IntegrityError
 
 from temper.errors import RunError, UsageError
 from temper.serve import ids
+from temper.serve.chain import clean
+from temper.serve.journal import Journal
 from temper.serve.keyring import Keyring
 from temper.serve.policy import Review
 from temper.serve.tables import holds, journal, people, ratings, responses
 from temper.serve.verdict import Turn
 
 if TYPE_CHECKING:
-    from temper.serve.journal import Journal
     from temper.serve.people import Person
     from temper.serve.store import Store
     from temper.serve.vault import Vault
@@ -151,7 +152,7 @@ class Holds:
     """The queue in the database. `clock` gives seconds since the epoch."""
 
     def __init__(
-        self, store: "Store", vault: "Vault", journal: "Journal", hooks: "Hooks", *, clock: Callable[[], float] = time.time
+        self, store: "Store", vault: "Vault", journal: Journal, hooks: "Hooks", *, clock: Callable[[], float] = time.time
     ) -> None:
         self.store, self.vault, self.journal, self.hooks, self.clock = store, vault, journal, hooks, clock
         self._waiting: dict[str, list[asyncio.Event]] = {}
@@ -221,7 +222,11 @@ class Holds:
 
     async def give_back(self, id: str, person: "Person") -> bool:
         """Let an item go that one has the lease of."""
-        freed = update(holds).where(holds.c.id == id, holds.c.lease_by == person.id).values(lease_by=None, lease_until=None)
+        freed = (
+            update(holds)
+            .where(holds.c.id == clean(id, 48), holds.c.lease_by == person.id)
+            .values(lease_by=None, lease_until=None)
+        )
         return await self._once("hold.given_back", id, {"by": person.id}, freed)
 
     # Verdicts.
@@ -249,7 +254,7 @@ class Holds:
         _checked(verdict, label, edit)
         _bounded(note=note, message=message, edit="".join(edit or ()))
         texts = [{"reasoning": "", "content": text, "calls": []} for text in edit or ()]
-        opinion = {"verdict": verdict, "label": label, "category": category[:64], "note": note}
+        opinion = {"verdict": verdict, "label": label, "category": clean(category, 64), "note": clean(note)}
         told = {"by": person.id, "verdict": verdict, "label": label, "category": category[:64], "second": False}
         state = await self._act(
             "hold.rated", id, told, lambda conn: self._decided(conn, id, person, opinion, texts, message, seen)
@@ -265,11 +270,11 @@ class Holds:
         _bounded(note=note)
 
         def work(conn: Connection) -> None:
-            if conn.scalar(select(holds.c.state).where(holds.c.id == id)) not in ("released", "edited", "refused"):
+            if conn.scalar(select(holds.c.state).where(holds.c.id == clean(id, 48))) not in ("released", "edited", "refused"):
                 raise Conflict("a second rating is for items that reviewers decided")
             if self._saw(conn, id, person):
                 raise Conflict("you saw what others said of this item: a second rating is given blind")
-            opinion = {"verdict": verdict, "label": label, "category": category[:64], "note": note, "second": True}
+            opinion = {"verdict": verdict, "label": label, "category": clean(category, 64), "note": clean(note), "second": True}
             conn.execute(insert(ratings).values(**self._rating(id, person), **opinion))
 
         told = {"by": person.id, "verdict": verdict, "label": label, "category": category[:64], "second": True}
@@ -330,7 +335,7 @@ class Holds:
         """Whether a reviewer let this very request of this key through before the model was asked."""
 
         def work(conn: Connection) -> bool:
-            row = conn.execute(select(holds).where(holds.c.id == id)).mappings().first()
+            row = conn.execute(select(holds).where(holds.c.id == clean(id, 48))).mappings().first()
             if row is None or row["key_id"] != key or row["kind"] not in ("input", "agentic") or row["state"] != "released":
                 return False
             box = self.vault.get(conn, row["vault_id"])
@@ -360,7 +365,7 @@ class Holds:
         if kind:
             wanted = wanted.where(holds.c.kind == kind)
         if category:
-            wanted = wanted.where(holds.c.category == category)
+            wanted = wanted.where(holds.c.category == clean(category, 64))
         order = {"newest": holds.c.made_at.desc(), "expires": holds.c.expires_at}.get(sort, holds.c.made_at)
         rows = await self.store.run(lambda conn: conn.execute(wanted.order_by(order, holds.c.id)).mappings().all(), reads=True)
         return [self._item(row) for row in rows]
@@ -382,7 +387,7 @@ class Holds:
         """An item with its texts, on record as viewed. `blind` leaves out what others thought of it. Raises `UsageError`."""
 
         def work(conn: Connection) -> Item:
-            row = conn.execute(self._listed().where(holds.c.id == id)).mappings().first()
+            row = conn.execute(self._listed().where(holds.c.id == clean(id, 48))).mappings().first()
             if row is None:
                 raise UsageError("no item has this id")
             box = self.vault.get(conn, row["vault_id"]) or {}
@@ -458,7 +463,7 @@ class Holds:
 
     def _open(self, id: str, person_id: str, now: float) -> Any:
         free = or_(holds.c.lease_by.is_(None), holds.c.lease_by == person_id, holds.c.lease_until <= now)
-        return and_(holds.c.id == id, holds.c.state == "waiting", holds.c.expires_at > now, free)
+        return and_(holds.c.id == clean(id, 48), holds.c.state == "waiting", holds.c.expires_at > now, free)
 
     def _decided(
         self,
@@ -487,7 +492,7 @@ class Holds:
             text = self.vault.put(conn, "hold", {"answers": list(texts)}, row["expires_at"] - now + KEEP_S)
         self._write_rating(conn, id, person, opinion, text, given)
         if opinion["verdict"] == "refuse":
-            return self._close(conn, row, "refused", now, message=message or REFUSED)
+            return self._close(conn, row, "refused", now, message=clean(message) or REFUSED)
         agreed = {r.person_id for r in given if r.text == text and r.verdict != "refuse"} | {person.id}
         if len(agreed) < row["wanted"]:
             freed = update(holds).where(holds.c.id == id).values(lease_by=None, lease_until=None)
@@ -505,7 +510,7 @@ class Holds:
         self.hooks.queue(conn, "hold.decided", {"id": id, "state": state})
 
     def _why_closed(self, conn: Connection, id: str, now: float) -> str:
-        row = conn.execute(self._listed().where(holds.c.id == id)).mappings().first()
+        row = conn.execute(self._listed().where(holds.c.id == clean(id, 48))).mappings().first()
         if row is None:
             return "no item has this id"
         item = self._item(row)
@@ -561,7 +566,7 @@ class Holds:
         return any(v["by"] == person.id and not v["blind"] for v in views)
 
     def _outcome(self, conn: Connection, id: str) -> Outcome:
-        row = conn.execute(select(holds).where(holds.c.id == id)).mappings().first()
+        row = conn.execute(select(holds).where(holds.c.id == clean(id, 48))).mappings().first()
         if row is None:
             raise UsageError("no held item has this id")
         state, message = row["state"], row["message"]
@@ -605,7 +610,7 @@ class Holds:
             "made_at": now,
             "expires_at": now + review.expire_s,
             "kind": kind,
-            "category": category[:64],
+            "category": clean(category, 64),
             "state": "waiting",
             "policy": policy,
             "findings": json.dumps([dict(f) for f in findings]),

@@ -35,15 +35,18 @@ _PRAGMAS = (
 
 
 class Store:
-    """A database by URL: `sqlite:///FILE` or `postgresql://...`. Raises `UsageError` for another kind."""
+    """A database by URL: `sqlite:///FILE` or `postgresql://...`. Raises `UsageError` for another kind.
 
-    def __init__(self, url: str) -> None:
+    `make` says whether a file that is missing is made.
+    """
+
+    def __init__(self, url: str, *, make: bool = True) -> None:
         self.url = _checked(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self._lock: AbstractContextManager[Any] = threading.Lock() if self.sqlite else nullcontext()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         if self.sqlite:
-            _private(Path(self.url.database or ""))
+            _private(Path(self.url.database or ""), make)
             self.engine = create_engine(self.url, pool_size=THREADS + 2, connect_args={"timeout": BUSY_S})
             event.listen(self.engine, "connect", _sqlite_connected)
             event.listen(self.engine, "begin", _sqlite_begun)
@@ -92,8 +95,10 @@ def _checked(url: str) -> URL:
     raise UsageError(f"database {made.render_as_string()}: wanted sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME")
 
 
-def _private(path: Path) -> None:
+def _private(path: Path, make: bool) -> None:
     """Make the file before SQLite does, for the owner alone; the log and index beside it inherit its mode."""
+    if not make and not path.is_file():
+        raise UsageError(f"database {path}: no such file; wanted the one that the gateway writes to")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

@@ -56,7 +56,6 @@ class Rules:
     name: ClassVar[str] = "rules"
     pace: ClassVar[Pace] = "window"
     heavy: ClassVar[bool] = False
-    default_channels: ClassVar[tuple[Channel, ...]] = tuple(Channel)
     default_action: ClassVar[Action] = Action.BLOCK
 
     rules: tuple[Rule, ...] = ()
@@ -84,6 +83,11 @@ class Rules:
     def reach(self) -> int:
         """The longest match of a rule that counts; rules in shadow need no text held back."""
         return int(self._reach)  # type: ignore[attr-defined]
+
+    @property
+    def default_channels(self) -> tuple[Channel, ...]:
+        """The channels that a rule reads."""
+        return tuple(c for c in Channel if any(not r.channels or c in r.channels for r in self.rules))
 
     def __call__(self, view: View, /) -> Sequence[Finding]:
         patterns: Patterns = self._patterns  # type: ignore[attr-defined]
@@ -207,7 +211,7 @@ def _part(op: str, value: Any) -> str:
         case "ANY" | "NOT_LITERAL":
             return "x" if value != ord("x") else "y"
         case "MAX_REPEAT" | "MIN_REPEAT":
-            return _spoken(value[2]) * value[0]
+            return _spoken(value[2]) * int(value[0])
         case "SUBPATTERN":
             return _spoken(value[3])
         case "BRANCH":

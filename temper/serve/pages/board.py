@@ -131,6 +131,20 @@ def _date(day: int) -> str:
     return f"{datetime.fromtimestamp(day * 86_400, UTC):%d %b}"
 
 
+def _title(name: str) -> str:
+    kind, _, of = name.partition(":")
+    if name.startswith(MEANS):
+        return f"mean of {of or name.replace('_', ' ')}"
+    match kind:
+        case "action":
+            return f"action: {of}"
+        case "filter":
+            return f"found by {of}"
+        case "language":
+            return f"answers in {of}"
+    return name
+
+
 def _chart(name: str, days: Sequence[tuple[str, float]]) -> Mapping[str, Any]:
-    title = f"mean of {name.removeprefix('score:')}" if name.startswith(MEANS) else name
+    title = _title(name)
     return {"title": title, "svg": bars(days, title), "days": [(d, figure(v)) for d, v in days]}

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from temper.errors import GuardError, UsageError
 from temper.serve import ids
+from temper.serve.chain import clean
 from temper.serve.pages.frame import away, loose, page
 from temper.serve.pages.session import Admin, Page, Reviewer, Signed
 from temper.serve.policy import parse_policy
@@ -56,7 +57,7 @@ def routes(gateway: Gateway) -> APIRouter:
         signed: Admin, name: Annotated[str, Form()], note: Annotated[str, Form()], text: Annotated[str, Form()]
     ) -> Response:
         text = text.replace("\r\n", "\n")
-        draft = {"name": name[:200], "note": note[:2_000], "text": text[:LONGEST]}
+        draft = {"name": clean(name, 200), "note": clean(note, 2_000), "text": clean(text, LONGEST)}
         try:
             if len(text) > LONGEST:
                 raise UsageError(f"text: {len(text)} characters; wanted at most {LONGEST}")

@@ -19,6 +19,7 @@ from temper.serve.tables import keys
 from temper.text.invisible import visible
 
 AGES = (("0", "any"), ("900", "over 15 min"), ("3600", "over 1 h"), ("21600", "over 6 h"))
+SHOWN = 200
 STATES = ("waiting", "released", "edited", "refused", "expired", "any")
 
 
@@ -57,9 +58,11 @@ def routes(gateway: Gateway) -> APIRouter:
             category=chosen["category"],
             older_s=float(chosen["older"]),
             sort=chosen["sort"],
+            limit=SHOWN,
         )
         waits = chosen["state"] == "waiting"
-        told = f"{len(items)} item{'' if len(items) == 1 else 's'} {'waiting' if waits else 'found'}"
+        many = f"the first {SHOWN} items" if len(items) == SHOWN else f"{len(items)} item{'' if len(items) == 1 else 's'}"
+        told = f"{many} {'waiting' if waits else 'found'}"
         nothing = "Nothing waits for a person." if waits else "No item fits."
         return {"items": items, "told": told, "nothing": nothing, "base": "/review/items", "chosen": chosen}
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from sqlalchemy import and_, or_, select
 from starlette.responses import Response
 
+from temper.serve.chain import clean
 from temper.serve.pages.frame import page
 from temper.serve.pages.session import Admin, Page, Reviewer, Signed
 from temper.serve.state import Gateway
@@ -61,13 +62,19 @@ def _wanted(kind: str, subject: str, before: str) -> Any:
     """The newest rows that fit; `before` is the place of the last row shown, as "at lane seq"."""
     wanted = select(journal).order_by(journal.c.at.desc(), journal.c.lane.desc(), journal.c.seq.desc()).limit(PAGE + 1)
     if kind:
-        wanted = wanted.where(journal.c.kind == kind)
+        wanted = wanted.where(journal.c.kind == clean(kind, 32))
     if subject:
-        wanted = wanted.where(journal.c.subject == subject)
+        wanted = wanted.where(journal.c.subject == clean(subject, 48))
     match before.split(" "):
         case [at, lane, seq] if _number(at) and seq.isdecimal():
             here = float(at)
-            same = and_(journal.c.at == here, or_(journal.c.lane < lane, and_(journal.c.lane == lane, journal.c.seq < int(seq))))
+            same = and_(
+                journal.c.at == here,
+                or_(
+                    journal.c.lane < clean(lane, 48),
+                    and_(journal.c.lane == clean(lane, 48), journal.c.seq < min(int(seq), 2**31 - 1)),
+                ),
+            )
             wanted = wanted.where(or_(journal.c.at < here, same))
     return wanted
 
