@@ -849,10 +849,7 @@ class Exchange:
             "vault_id": self.vault_id,
         }
         self.gateway.limits.spend(self.caller, usage.get("total_tokens", 0))
-        meters = self.gateway.meters
-        meters.response(self.row)
-        if meters.telemetry is not None:
-            meters.telemetry.response(self.row, traceparent=self.headers.get(b"traceparent", b"").decode("latin-1"))
+        self.gateway.meters.response(self.row, traceparent=self.headers.get(b"traceparent", b"").decode("latin-1"))
         if self.status != 200 or self.action > Action.ALLOW:  # what simply passed is in the database
             logs.response(self.row)
         self.gateway.journal.response(self.row)
