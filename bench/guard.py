@@ -274,7 +274,8 @@ def main() -> None:
     print("\n".join([*table(running), "", *figures(running), "", json.dumps(filtered)]))
     if not given.dry:
         others = [*map(told, running), filtered]
-        record("guard", rows(running), others=others, rounds=given.rounds, seconds=given.seconds)
+        command = f"python bench/guard.py --peers FOLDER --rounds {given.rounds} --seconds {given.seconds:g}"
+        record("guard", rows(running), others=others, command=command)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -76,3 +77,25 @@ def test_a_stream_of_the_load_is_79_events(peers: ModuleType) -> None:
     deltas = list(upstream.deltas(peers.CASES["clean"].message, 16))
     assert len(deltas) + 2 == 78  # the finish and [DONE]; with the usage chunk it is 79
     assert len(upstream.events("clean", True)) == 79
+
+
+def test_the_load_test_sees_every_phrase_that_it_plants(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer as its upstream sends it, with no gateway before it, is always a leak; a calm one never is."""
+    monkeypatch.syspath_prepend(str(BENCH.parent / "tools"))
+    load = importlib.import_module("load_serve")
+    for seed in range(200):
+        for kind in ("planted", "planted_stream", "plain", "stream"):
+            chance, seen = random.Random(seed), load.Seen()
+            message = load.message_of(kind, chance)
+            frames = [load._frame([{"index": 0, "delta": d, "finish_reason": None}]) for d in load.deltas(message, chance)]
+            whole = load._frame([{"index": 0, "message": message, "finish_reason": "stop"}])
+            body = "".join(f"data: {frame}\n\n" for frame in frames) if kind.endswith("stream") else whole
+            load._note(seen, kind, peers.wire.Answer(200, b"HTTP/1.1 200 OK\r\n\r\n", body.encode(), None, False, False))
+            assert bool(seen.leaks) is kind.startswith("planted"), (seed, message)
+
+
+def test_memory_that_grows_is_told_from_memory_that_does_not(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH.parent / "tools"))
+    load = importlib.import_module("load_serve")
+    steady = [100.0 + i % 3 for i in range(300)]
+    assert load.growth(steady) <= load.FLAT < load.growth([100.0 + i for i in range(300)])

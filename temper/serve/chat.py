@@ -850,7 +850,8 @@ class Exchange:
         }
         self.gateway.limits.spend(self.caller, usage.get("total_tokens", 0))
         self.gateway.meters.response(self.row, traceparent=self.headers.get(b"traceparent", b"").decode("latin-1"))
-        logs.response(self.row)
+        if self.status != 200 or self.action > Action.ALLOW:  # what simply passed is in the database
+            logs.response(self.row)
         self.gateway.journal.response(self.row)
 
 
