@@ -3,9 +3,9 @@
     python tools/measure_filters.py DATA [--split dev] [-v]
 
 DATA is the folder with prompts, sft, reasoning, langtext and responses as .jsonl.gz. Prints, for the filter `injection`, recall
-on each source of attacks and false alarms on each source of ordinary requests; for the others false alarms on ordinary texts; all
-with Wilson intervals; and the CPU time of each per 1,200 clean characters, whole and streamed in pieces of 128. With -v the ids of the
-texts in question.
+on each source of attacks and false alarms on each source of ordinary requests; for the others false alarms on ordinary texts;
+all with Wilson intervals; and the CPU time of each per 1,200 clean characters, whole and streamed in pieces of 128. With -v the
+ids of the texts in question.
 """
 
 import argparse

@@ -241,6 +241,9 @@ class Exchange:
                 self._keep_original()
                 holder[key] = redacted(holder[key], verdict.findings)
             heard.append(verdict)
+            place = _place(asked.body, holder, key)
+            self.findings += [finding_row(Channel.INPUT, f) | place for f in verdict.findings]
+        located = len(heard)
         if asked.rest:
             text = "\n".join(asked.rest)
             verdict = await guard.judge(View(Channel.INPUT, text, self.turn), pool=self.gateway.pool)
@@ -249,7 +252,7 @@ class Exchange:
         gated = agentic.gate(self.turn, asked.model, self.policy.agentic)
         if gated is not None:
             heard.append(Verdict(gated.action or Action.BLOCK, (gated,)))
-        for verdict in heard:
+        for verdict in heard[located:]:
             self.findings += [finding_row(Channel.INPUT, f) for f in verdict.findings]
         return Verdict(
             max((v.action for v in heard), default=Action.ALLOW),
@@ -373,7 +376,9 @@ class Exchange:
         if self.release is not None:
             self.scanned += self.release.scanned
             self.released += self.release.released
-            self.findings += [finding_row(place.channel, finding, place.choice) for place, finding in self.release.found]
+            self.findings += [
+                finding_row(place.channel, finding, place.choice, place.call) for place, finding in self.release.found
+            ]
 
     # Plain.
 
@@ -855,7 +860,7 @@ class Exchange:
         self.gateway.journal.response(self.row)
 
 
-def finding_row(channel: Channel, finding: Finding, choice: int = 0) -> dict[str, Any]:
+def finding_row(channel: Channel, finding: Finding, choice: int = 0, call: int | None = None) -> dict[str, Any]:
     """A finding as it goes on record: places and names, never text."""
     return {
         "filter": finding.filter,
@@ -863,6 +868,7 @@ def finding_row(channel: Channel, finding: Finding, choice: int = 0) -> dict[str
         "category": finding.category,
         "channel": channel.value,
         "choice": choice,
+        "call": call,
         "action": (finding.action or Action.ALLOW).label,
         "start": finding.start,
         "end": finding.end,
@@ -870,6 +876,19 @@ def finding_row(channel: Channel, finding: Finding, choice: int = 0) -> dict[str
         "shadow": finding.shadow,
         "why": finding.why,
     }
+
+
+def _place(body: Mapping[str, Any], holder: object, key: object) -> dict[str, int]:
+    """In which message, and which part of it, a scanned text stands: where a reviewer's page marks what was found."""
+    for i, message in enumerate(body.get("messages", ())):
+        content = message.get("content")
+        if holder is message and key == "content":
+            return {"message": i, "part": 0}
+        if isinstance(content, list):
+            for j, part in enumerate(content):
+                if part is holder:
+                    return {"message": i, "part": j}
+    return {}
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:

@@ -4,6 +4,7 @@ LiteLLM posts the texts of a request, or of an answer so far, and does what it i
 with changed texts. It sends no reasoning, so only requests, answers and the arguments of tool calls are guarded this way.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,12 +145,12 @@ def _turn(guard: Guard, asked: Asked, key: str) -> Turn:
 def _rest(asked: Asked) -> Iterator[tuple[Channel, str]]:
     """Texts beside `texts`: definitions of tools, which the model reads, and arguments of calls, which it wrote."""
     for tool in asked.tools or ():
-        yield Channel.INPUT, orjson.dumps(tool).decode()
+        yield Channel.INPUT, json.dumps(tool, ensure_ascii=False)  # orjson fails on numbers of more than 64 bits
     for call in asked.tool_calls or ():
         function = call.get("function")
         given = function.get("arguments") if isinstance(function, Mapping) else None
         if given:
-            yield Channel.TOOL_ARGS, given if isinstance(given, str) else orjson.dumps(given).decode()
+            yield Channel.TOOL_ARGS, given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
 
 
 def _reason(verdict: Verdict) -> str:

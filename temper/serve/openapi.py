@@ -200,6 +200,11 @@ def described(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(_SCHEMAS)
     schemas.update(ChatRequest=_CHAT, CompletionRequest=_COMPLETION, ModerationRequest=_MODERATION)
+    failures = {status: _json(said, "Error") for status, said in _FAILURES.items()}
+    for operation in [o for path in document["paths"].values() for o in path.values()]:
+        # FastAPI's own 422 is never sent: a wrong request is a 400 in OpenAI's shape
+        told = {status: of for status, of in operation["responses"].items() if status != "422"}
+        operation["responses"] = {**failures, **told}
     ticket = {"202": _json("Held for review (with Prefer: respond-async).", "Ticket")}
     document["paths"] |= {
         "/v1/chat/completions": _post("Answer a conversation.", "chat", "ChatRequest", "Answer", stream=True, more=ticket),
@@ -214,7 +219,7 @@ def _post(
 ) -> dict[str, Any]:
     good = _json("The answer.", given)
     if stream:
-        good["content"]["text/event-stream"] = {"schema": _TEXT}
+        good["content"]["text/event-stream"] = {"schema": {"type": "object", "properties": {"data": _TEXT}}}
     body = {"required": True, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{asked}"}}}}
     failures = {status: _json(said, "Error") for status, said in _FAILURES.items()}
     return {
