@@ -17,11 +17,11 @@ import pytest
 from test_serve_cli import free_port, ready
 
 from temper.errors import PolicyError
+from temper.samplers.scripted import Scripted
 from temper.serve.canary import Readiness
 from temper.serve.guard import Guard
 from temper.serve.guarded import Guarded
 from temper.serve.policy import parse_policy, read_policy
-from temper.samplers.scripted import Scripted
 from temper.types import Example, Message
 
 ROOT = Path(__file__).parent.parent
@@ -41,10 +41,13 @@ class Echo(BaseHTTPRequestHandler):
         said = {"role": "assistant", "content": asked["messages"][-1]["content"]}
         if asked.get("stream"):
             choices = [{"index": 0, "delta": said, "finish_reason": None}, {"index": 0, "delta": {}, "finish_reason": "stop"}]
-            self.told("text/event-stream", "".join(f"data: {json.dumps({'choices': [c]})}\n\n" for c in choices) + "data: [DONE]\n\n")
+            events = [json.dumps({"choices": [c]}) for c in choices] + ["[DONE]"]
+            self.told("text/event-stream", "".join(f"data: {event}\n\n" for event in events))
         else:
             choice = {"index": 0, "message": said, "finish_reason": "stop"}
-            self.told("application/json", json.dumps({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 9}}))
+            self.told(
+                "application/json", json.dumps({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 9}})
+            )
 
     def told(self, kind: str, text: str) -> None:
         body = text.encode()
@@ -80,7 +83,8 @@ def test_the_story_of_the_readme_can_be_played(tmp_path: Path) -> None:
         work = subprocess.Popen([*temper, *given, *store], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             asyncio.run(up(port))
-            env |= {"URL": f"http://127.0.0.1:{port}", "STATE": str(tmp_path), "PYTHON": sys.executable, "TEMPER": " ".join(temper)}
+            env |= {"URL": f"http://127.0.0.1:{port}", "STATE": str(tmp_path)}
+            env |= {"PYTHON": sys.executable, "TEMPER": " ".join(temper)}
             played = subprocess.run(["scripts/try"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
         finally:
             work.send_signal(signal.SIGTERM)
