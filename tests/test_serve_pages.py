@@ -331,6 +331,12 @@ def test_findings_are_marked_with_their_numbers(site: Site, browser: Browser) ->
 def test_a_second_rating_is_given_blind(site: Site, browser: Browser) -> None:
     id = site.item(category="blindfold")
     site.do(site.gateway.holds.decide(id, site.people["ben"], "refuse", label="unsafe", note="bens note", message="bens message"))
+    with site.client("anna") as client:
+        for state in ("refused", "any"):
+            assert id not in client.get("/review", params={"state": state}).text, "its state is a verdict"
+        assert id not in client.get("/review/rows", params={"state": "refused"}).text
+        trail = client.get("/review/trail", params={"subject": id}).text
+        assert "hold.rated" in trail and "refuse" not in trail and "unsafe" not in trail
     with seat(browser, site) as page:
         page.goto("/review/second")
         page.locator(f"tr[data-item={id}] a").click()
@@ -341,6 +347,9 @@ def test_a_second_rating_is_given_blind(site: Site, browser: Browser) -> None:
         page.get_by_role("button", name="Release", exact=False).first.click()
         page.wait_for_url("**/review/second")
         assert page.locator(f"tr[data-item={id}]").count() == 0
+    with site.client("anna") as client:
+        assert id in client.get("/review", params={"state": "refused"}).text
+        assert "refuse" in client.get("/review/trail", params={"subject": id}).text
 
 
 HOSTILE = [MARKUP, BIDI, "</textarea><script>document.title=4</script>", "{{ 7*7 }}", '" autofocus onfocus=alert(1) x="']
@@ -561,6 +570,9 @@ def test_the_preview_says_what_each_filter_says(site: Site, browser: Browser) ->
         long = client.post("/review/preview", data={"csrf": token[1], "text": "x" * 20_001, "channel": "content"})
         assert long.status_code == 400
         assert client.post("/review/preview", data={"csrf": token[1], "text": "x", "channel": "nowhere"}).status_code == 400
+        for file in (str(secret_file := site.gateway.settings.secret), f"{secret_file.parent}/../x.toml", "/etc/hostname.toml"):
+            told = client.post("/review/preview", data={"csrf": token[1], "text": "x", "policy": file})
+            assert told.status_code == 400 and "one that the form offers" in told.text, file
     rows = site.gateway.store.now(
         lambda c: c.execute(select(journal.c.body).where(journal.c.kind == "policy.previewed")).scalars().all()
     )
@@ -599,7 +611,7 @@ def test_the_trail_is_filtered_and_verified(site: Site, browser: Browser) -> Non
     with site.client("anna") as client:
         token = re.search(r'name="csrf" value="(\w+)"', client.get("/review").text)
         assert token and client.post("/review/trail/verify", data={"csrf": token[1]}).status_code == 403
-        for before in ("x", "1.0", "1.0 lane x", "nan a 1", "1e999 a 1", "9" * 400 + " a 1"):
+        for before in ("x", "1.0", "1.0 lane x", "nan a 1", "1e999 a 1", "9" * 400 + " a 1", "1.0 a " + "9" * 5000):
             assert client.get("/review/trail", params={"before": before}).status_code == 200, before
     assert ("trail.viewed", site.people["cara"].id) in site.kinds()
 

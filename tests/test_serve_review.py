@@ -192,6 +192,37 @@ def test_two_people_must_agree_and_an_admin_is_one_person(store_url: str, tmp_pa
     asyncio.run(story())
 
 
+def test_a_second_finding_asks_for_its_second_person_and_a_shadow_for_none(store_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with world(store_url, tmp_path) as w:
+            spam = {**FINDING, "category": "spam"}
+            two = await w.item(TWO, category="spam", findings=[spam, FINDING])
+            assert await w.holds.decide(two, CARA, "release") == "waiting"
+            one = await w.item(TWO, category="spam", findings=[spam, {**FINDING, "shadow": True}])
+            assert await w.holds.decide(one, CARA, "release") == "released"
+
+    asyncio.run(story())
+
+
+def test_whoever_saw_the_first_of_two_verdicts_rates_nothing_blind(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with world(f"sqlite:///{tmp_path / 't.db'}", tmp_path) as w:
+            id = await w.item(TWO)
+            await w.holds.item(id, BEN)
+            await w.holds.decide(id, CARA, "refuse")
+            assert [i.id for i in await w.holds.second(BEN, 1.0)] == [id], "there was no verdict to see"
+            id = await w.item(TWO)
+            await w.holds.decide(id, CARA, "release")
+            assert (await w.holds.item(id, BEN)).ratings
+            dora = Person("person_dora", "dora", "reviewer")
+            assert await w.holds.decide(id, dora, "release") == "released"
+            assert id not in {i.id for i in await w.holds.second(BEN, 1.0)}
+            with pytest.raises(Conflict, match="blind"):
+                await w.holds.rate(id, BEN, "release")
+
+    asyncio.run(story())
+
+
 def test_of_two_people_one_refusal_refuses(store_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with world(store_url, tmp_path) as w:

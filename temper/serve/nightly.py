@@ -198,8 +198,9 @@ def messages_of(request: Mapping[str, Any]) -> Iterator[Message]:
     if prompt is not None:
         yield Message("user", prompt if isinstance(prompt, str) else "\n".join(map(str, prompt)))
     for given in request.get("messages", ()):
-        content = given.get("content") or ""
-        text = content if isinstance(content, str) else "\n".join(str(part.get("text", "")) for part in content)
+        content = given.get("content")
+        parts = content if isinstance(content, list) else ()
+        text = content if isinstance(content, str) else "\n".join(str(p.get("text", "")) for p in parts if isinstance(p, Mapping))
         role = {"system": "system", "developer": "system", "assistant": "assistant"}.get(given.get("role"), "user")
         yield Message(role, text)  # type: ignore[arg-type]
 
