@@ -38,10 +38,10 @@ def written(store: Store, keyring: Keyring, tmp_path: Path) -> Iterator[Path]:
         with writing(store, keyring, folder) as made:
             for i in range(3):
                 made.response(answer(first_s=None if i else 0.1, findings=json.dumps([{"filter": "pii", "shadow": bool(i)}])))
-            made.write("hold.made", "hold_1", {"by": "pérson", "n": 1})
+            made.write("thing.made", "hold_1", {"by": "pérson", "n": 1})
             made.flush()
             made.checkpoint()
-            made.write("hold.decided", "hold_1", {"by": "pérson", "verdict": "release"})
+            made.write("thing.decided", "hold_1", {"by": "pérson", "verdict": "release"})
     assert verify(store, keyring, folder).problems == []
     return folder
 
@@ -305,7 +305,7 @@ def test_whatever_is_written_reads_back_and_whatever_is_changed_is_found(
     store.now(lambda c: c.execute(delete(lines)))
     with writing(store, keyring, folder) as journal:
         for subject, body in acts:
-            journal.write("hold.made", subject, body)
+            journal.write("thing.made", subject, body)
     assert verify(store, keyring, folder).problems == []
     rows = _rows(store, lines)
     row = rows[where % len(rows)]
@@ -377,10 +377,10 @@ def test_a_row_that_the_database_refuses_for_good_stops_no_other(
 
 def test_an_act_and_its_line_are_committed_together_or_not_at_all(store: Store, journal: Journal) -> None:
     row = {"key_id": "k", "window": "day:1", "requests": 1, "tokens": 1}
-    assert journal.act("key.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
+    assert journal.act("thing.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
     with pytest.raises(IntegrityError):
-        journal.act("key.made", "again", {}, lambda c: c.execute(insert(spent), row)).result(10)
-    assert [r["subject"] for r in _rows(store, lines) if r["kind"] == "key.made"] == ["k"]
+        journal.act("thing.made", "again", {}, lambda c: c.execute(insert(spent), row)).result(10)
+    assert [r["subject"] for r in _rows(store, lines) if r["kind"] == "thing.made"] == ["k"]
 
 
 def test_who_gives_up_waiting_for_an_act_stops_neither_it_nor_the_journal(store: Store, journal: Journal) -> None:
@@ -488,9 +488,9 @@ def test_a_commit_whose_answer_got_lost_is_not_done_twice(
     with writing(store, keyring, tmp_path / "c") as journal:
         journal.flush()
         monkeypatch.setattr(store, "now", after_commit)
-        assert journal.act("key.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
+        assert journal.act("thing.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
         assert lost == []
-    assert sum(r["kind"] == "key.made" for r in _rows(store, lines)) == 1
+    assert sum(r["kind"] == "thing.made" for r in _rows(store, lines)) == 1
     assert verify(store, keyring, tmp_path / "c").problems == []
 
 

@@ -26,6 +26,7 @@ from temper.serve.store import Store
 from temper.serve.tables import deliveries, holds, hooks, responses, vault
 from temper.serve.tables import journal as lines
 from temper.serve.vault import Vault
+from temper.serve.verify import verify
 from temper.serve.verdict import Turn
 from temper.serve.webhooks import Hooks
 from temper.types import Example
@@ -219,6 +220,43 @@ def test_whoever_saw_the_first_of_two_verdicts_rates_nothing_blind(tmp_path: Pat
             assert id not in {i.id for i in await w.holds.second(BEN, 1.0)}
             with pytest.raises(Conflict, match="blind"):
                 await w.holds.rate(id, BEN, "release")
+
+    asyncio.run(story())
+
+
+HARM = [
+    ("UPDATE holds SET state = 'released', decided_at = 1", "is released, which takes 1 verdict; the journal has 0"),
+    ("UPDATE holds SET state = 'refused'", "is refused, which takes 1 verdict"),
+    ("UPDATE holds SET key_id = 'key_other'", "its key_id was changed"),
+    ("UPDATE holds SET expires_at = 9e9", "its expires_at was changed"),
+    ("DELETE FROM holds", "its row was removed"),
+    ("INSERT INTO holds SELECT 'hold_forged', response_id, key_id, made_at, expires_at, kind, category, state, policy, findings,"
+     " vault_id, outcome_vault_id, wanted, lease_by, lease_until, decided_at, message FROM holds",
+     "item hold_forged is in no line of the journal"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("harm", "told"), HARM)
+def test_an_insider_who_decides_in_the_database_is_found(store_url: str, tmp_path: Path, harm: str, told: str) -> None:
+    async def story() -> None:
+        async with world(store_url, tmp_path) as w:
+            two = await w.item(TWO)
+            for who in (ANNA, BEN):
+                await w.holds.decide(two, who, "release")
+            for verdict in ("release", "refuse", "edit"):
+                await w.holds.decide(await w.item(), ANNA, verdict, edit=["x"] if verdict == "edit" else None)
+            late = await w.item(Review(expire_s=1))
+            w.clock.ahead = 2
+            await w.holds.expire()
+            w.clock.ahead = 0
+            assert (await w.holds.outcome(late)).state == "expired"
+            w.store.now(lambda c: c.exec_driver_sql("DELETE FROM deliveries"))
+            assert verify(w.store, KEYRING, tmp_path / "checkpoints").problems == []
+            id = await w.item()
+            where = " WHERE id = 'ID'".replace("ID", id)
+            w.store.now(lambda c: (c.exec_driver_sql("DELETE FROM ratings"), c.exec_driver_sql(harm + where)))
+            problems = verify(w.store, KEYRING, tmp_path / "checkpoints").problems
+            assert any(told in p for p in problems), problems
 
     asyncio.run(story())
 

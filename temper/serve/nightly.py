@@ -201,7 +201,7 @@ def messages_of(request: Mapping[str, Any]) -> Iterator[Message]:
         content = given.get("content")
         parts = content if isinstance(content, list) else ()
         text = content if isinstance(content, str) else "\n".join(str(p.get("text", "")) for p in parts if isinstance(p, Mapping))
-        role = {"system": "system", "developer": "system", "assistant": "assistant"}.get(given.get("role"), "user")
+        role = {"system": "system", "developer": "system", "assistant": "assistant"}.get(str(given.get("role")), "user")
         yield Message(role, text)  # type: ignore[arg-type]
 
 
