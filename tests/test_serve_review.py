@@ -26,8 +26,8 @@ from temper.serve.store import Store
 from temper.serve.tables import deliveries, holds, hooks, responses, vault
 from temper.serve.tables import journal as lines
 from temper.serve.vault import Vault
-from temper.serve.verify import verify
 from temper.serve.verdict import Turn
+from temper.serve.verify import verify
 from temper.serve.webhooks import Hooks
 from temper.types import Example
 

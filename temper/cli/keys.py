@@ -87,9 +87,7 @@ def revoke(
 
 
 @contextmanager
-def opened(
-    database: str, secret: Path, checkpoints: Path, *, make: bool = False
-) -> "Iterator[tuple[Store, Keyring, Journal]]":
+def opened(database: str, secret: Path, checkpoints: Path, *, make: bool = False) -> "Iterator[tuple[Store, Keyring, Journal]]":
     """The gateway's database with an open journal, for the length of a command. `make` says whether one that is missing is made.
 
     Raises `UsageError` where it is away.

@@ -230,7 +230,7 @@ class Meters:
 
 
 def together(texts: Iterable[bytes]) -> bytes:
-    """Expositions of several workers as one: each family once, with the samples of all, which their label `worker` tells apart."""
+    """Expositions of several workers as one: each family once, with the samples of all, told apart by the label `worker`."""
     heads: dict[bytes, list[bytes]] = {}
     samples: dict[bytes, list[bytes]] = {}
     for text in texts:
@@ -295,7 +295,10 @@ def routes(gateway: "Gateway") -> "APIRouter":
         gateway.meters.watch("temper_holds_waiting", "Items in the hold queue.", lambda: waiting)
         gateway.meters.watch("temper_oldest_hold_seconds", "Age of the oldest item that waits.", lambda: oldest)
         body, kind = await asyncio.to_thread(gateway.meters.exposition)
-        for name in ("temper_holds_waiting", "temper_oldest_hold_seconds"):  # what the database says is told once, by who is asked
+        for name in (
+            "temper_holds_waiting",
+            "temper_oldest_hold_seconds",
+        ):  # what the database says is told once, by who is asked
             gateway.meters.forget_watch(name)
         return Response(body, media_type=kind)
 
