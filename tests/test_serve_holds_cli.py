@@ -105,9 +105,8 @@ def test_nobody_decides_with_a_wrong_password_verdict_or_lease(queue: Queue) -> 
 
 def test_two_people_agree_to_what_both_were_shown(queue: Queue) -> None:
     id = queue.item(category="weapons")
-    assert (
-        queue.do(lambda holds: holds.decide(id, queue.people["ben"], "edit", edit=["a safer text"], note="shorter")) == "waiting"
-    )
+    edited = {"edit": ["a safer text"], "note": "shorter"}
+    assert queue.do(lambda holds: holds.decide(id, queue.people["ben"], "edit", **edited)) == "waiting"
     told = run("decide", id, "release", "--as", "ann").output
     assert "ben: edit" in told and "a safer text" in told and "shorter" in told and told.endswith(f"{id} is edited\n")
     id = queue.item(category="weapons")

@@ -295,10 +295,8 @@ def routes(gateway: "Gateway") -> "APIRouter":
         gateway.meters.watch("temper_holds_waiting", "Items in the hold queue.", lambda: waiting)
         gateway.meters.watch("temper_oldest_hold_seconds", "Age of the oldest item that waits.", lambda: oldest)
         body, kind = await asyncio.to_thread(gateway.meters.exposition)
-        for name in (
-            "temper_holds_waiting",
-            "temper_oldest_hold_seconds",
-        ):  # what the database says is told once, by who is asked
+        # what the database says is told once, by whoever is asked
+        for name in ("temper_holds_waiting", "temper_oldest_hold_seconds"):
             gateway.meters.forget_watch(name)
         return Response(body, media_type=kind)
 

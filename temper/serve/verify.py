@@ -182,7 +182,7 @@ def _read_tables(connection: Connection, acts: _Acts, report: Report) -> None:
             if row["id"] in acts.ended and row["revoked_at" if table is keys else "disabled_at"] is None:
                 report.problem(f"{what} {row['id']}: was ended, and is live again")
             if table is holds:
-                _read_state(row, acts.said.get(row["id"], {}), report)
+                _read_state(dict(row), acts.said.get(row["id"], {}), report)
         for id_ in sorted(made):
             report.problem(f"{what} {id_}: its row was removed")
 

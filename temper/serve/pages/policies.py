@@ -67,7 +67,7 @@ def routes(gateway: Gateway) -> APIRouter:
             return await listed(signed, draft, wrong=str(error), status=400)
         id = ids.new("policy")
         row = {**draft, "id": id, "version": parsed.version, "made_at": time.time(), "made_by": signed.person.name}
-        told = {"name": row["name"], "version": row["version"], "by": signed.person.id, "sha256": text_digest(row["text"])}
+        told = {"name": row["name"], "version": row["version"], "by": signed.person.id, "sha256": text_digest(draft["text"])}
         await _act(gateway, "policy.stored", id, told, lambda conn: conn.execute(insert(policies).values(**row, active=False)))
         return away(f"{AT}/{id}")
 
