@@ -324,9 +324,10 @@ def test_a_batch_writes_answers_lines_and_counters_together(
 ) -> None:
     async def main() -> None:
         for i in range(600):
-            found = [{"filter": "pii", "shadow": False}, {"filter": "harm", "shadow": True}] if i < 10 else []
+            harm = [{"filter": "harm", "shadow": True, "score": s} for s in (0.5, 0.25)]
+            found = [{"filter": "pii", "shadow": False, "score": None}, *harm] if i < 10 else []
             row = answer(at=7200.0 + i, action="block" if i < 10 else "allow", findings=json.dumps(found))
-            journal.response(row, {"harm": 0.5})
+            journal.response(row)
         await journal.settled()
 
     asyncio.run(main())
@@ -335,7 +336,7 @@ def test_a_batch_writes_answers_lines_and_counters_together(
     assert found[2, "requests"] == (600, 150.0, 37.5)
     assert found[2, "action:block"] == (10, 10.0, 10.0)
     assert found[2, "filter:pii"][0] == found[2, "shadow:harm"][0] == 10
-    assert found[2, "score:harm"] == (600, 300.0, 150.0)
+    assert found[2, "score:harm"] == (10, 5.0, 2.5), "the highest score of an answer"
     assert found[2, "completion_tokens"] == (600, 4200.0, 29400.0)
     assert store.now(lambda c: c.execute(select(func.count()).select_from(responses)).scalar()) == 600
     assert verify(store, keyring, tmp_path / "checkpoints").problems == []

@@ -42,7 +42,7 @@ from temper.serve.protocol import ApiError
 from temper.serve.review import Holds, Links
 from temper.serve.state import Gateway, Settings
 from temper.serve.store import Store
-from temper.serve.tables import counters, journal, policies
+from temper.serve.tables import audits, counters, journal, policies
 from temper.serve.vault import Vault
 from temper.serve.verdict import Action, Canary, Channel, Finding, Turn, View
 from temper.serve.webhooks import Hooks
@@ -586,6 +586,10 @@ def test_the_preview_says_what_each_filter_says(site: Site, browser: Browser) ->
 
 def test_filters_that_do_not_protect_are_told_with_their_reason(site: Site) -> None:
     with site.client("anna") as client:
+        site.gateway.guards["law"] = site.gateway.guard
+        assert "of the policy law" in client.get("/review").text
+        del site.gateway.guards["law"]
+        assert "of the policy law" not in client.get("/review").text
         for path in ("/review", "/review/board", "/review/policies"):
             text = client.get(path).text
             assert "runs in shadow" in text and "its server is rebuilt this week" in text, path
@@ -599,7 +603,13 @@ def test_the_dashboards_count_what_is_in_the_database(site: Site) -> None:
     counted = [{**common, "name": "language-switch", "total": 4.0}, {**common, "name": "score:harm", "total": 1.0}]
     site.gateway.store.now(lambda c: c.execute(insert(counters), counted))
     with site.client("anna") as client:
+        assert "No scheduled audit has judged anything yet" in client.get("/review/board").text
+        report = json.dumps({"rate": {"value": 0.0321}})
+        audit = {"id": "audit_1", "at": time.time(), "since": 0.0, "until": 1.0, "policy": "v1", "passed": 900, "judged": 60}
+        audit |= {"missed": 2, "low": 0.01, "high": 0.11, "report": report}
+        site.gateway.store.now(lambda c: c.execute(insert(audits), audit))
         text = client.get("/review/board").text
+    assert "2 should not have passed, an estimated 3 % of all (95 % interval 1 % to 11 %)" in text
     assert "language-switch" in text and "mean of harm" in text and "0.25" in text
     assert "<svg" in text and "p50 / p99" in text
     assert re.search(r"released \d+ % of \d+ decided items unchanged \(95 % interval", text)

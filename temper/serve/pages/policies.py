@@ -40,7 +40,7 @@ def routes(gateway: Gateway) -> APIRouter:
             at=AT,
             **signed.shown,
             active=gateway.guard.policy,
-            loose=loose(gateway.guard.policy),
+            loose=loose(gateway),
             versions=await gateway.store.run(_versions, reads=True),
             draft=draft or blank,
             **told,

@@ -41,7 +41,7 @@ def routes(gateway: Gateway) -> APIRouter:
             kinds=KINDS,
             ages=AGES,
             categories=await gateway.holds.categories(),
-            loose=loose(gateway.guard.policy),
+            loose=loose(gateway),
             live=f"/review/rows?{urlencode(chosen)}",
         )
 
