@@ -177,9 +177,8 @@ def test_what_only_a_text_tells_is_counted_for_the_hour_of_the_answer(tmp_path: 
     async def main() -> None:
         async with gateway(tmp_path, policy(setting(Word()), audit=QUIET)) as made:
             said = box("The train leaves at nine, and you can buy a ticket at the counter.")
-            said["answers"][0]["reasoning"] = (
-                "Der Zug nach Hamburg fährt heute leider erst eine Stunde später, weil ein Signal gestört ist."
-            )
+            german = "Der Zug nach Hamburg fährt heute leider erst eine Stunde später, weil ein Signal gestört ist."
+            said["answers"][0]["reasoning"] = german
             put(made, said, at=7200.0)
             put(made, box("I'm sorry, but I can't help with that request."), at=7300.0)
             put(made, {**box(""), "answers": []}, at=7300.0)
