@@ -328,7 +328,9 @@ def test_a_batch_writes_answers_lines_and_counters_together(
             found = [{"filter": "pii", "shadow": False, "score": None}, *harm] if i < 10 else []
             row = answer(at=7200.0 + i, action="block" if i < 10 else "allow", findings=json.dumps(found))
             journal.response(row)
+        assert journal.waiting > 0
         await journal.settled()
+        assert journal.waiting == 0
 
     asyncio.run(main())
     rows = store.now(lambda c: c.execute(select(counters)).mappings().all())

@@ -95,6 +95,11 @@ class Journal:
         return not self.trouble and self._open and len(self._queue) < QUEUE // 2
 
     @property
+    def waiting(self) -> int:
+        """How many rows wait to be committed."""
+        return len(self._queue)
+
+    @property
     def _open(self) -> bool:
         return self._thread.is_alive() and not self._closing.is_set()
 
