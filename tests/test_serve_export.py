@@ -120,6 +120,16 @@ def test_edits_releases_and_corrections_become_dialogues_that_training_reads(tmp
     with_gateway(tmp_path, work)
 
 
+@pytest.mark.parametrize("changes", [{"action": "block"}, {"action": "review"}, {"action": "redact"}, {"status": 502}])
+def test_applause_for_what_was_stopped_trains_nothing(tmp_path: Path, changes: Any) -> None:
+    async def work(made: Any) -> None:
+        said(made, put(made, BOX, **changes), 1)
+        (found,) = items(made)
+        assert found.bad and not found.good and export.rows("sft", [found]) == []
+
+    with_gateway(tmp_path, work)
+
+
 def test_a_correction_of_a_bad_answer_is_a_pair(tmp_path: Path) -> None:
     append_rows(tmp_path / "pairs.jsonl", export.rows("preference", [ITEM, replace(ITEM, id="x", good="never ask")]))
     (pair,) = read_pairs(str(tmp_path / "pairs.jsonl"))

@@ -38,10 +38,10 @@ def written(store: Store, keyring: Keyring, tmp_path: Path) -> Iterator[Path]:
         with writing(store, keyring, folder) as made:
             for i in range(3):
                 made.response(answer(first_s=None if i else 0.1, findings=json.dumps([{"filter": "pii", "shadow": bool(i)}])))
-            made.write("hold.made", "hold_1", {"by": "pérson", "n": 1})
+            made.write("thing.made", "hold_1", {"by": "pérson", "n": 1})
             made.flush()
             made.checkpoint()
-            made.write("hold.decided", "hold_1", {"by": "pérson", "verdict": "release"})
+            made.write("thing.decided", "hold_1", {"by": "pérson", "verdict": "release"})
     assert verify(store, keyring, folder).problems == []
     return folder
 
@@ -305,7 +305,7 @@ def test_whatever_is_written_reads_back_and_whatever_is_changed_is_found(
     store.now(lambda c: c.execute(delete(lines)))
     with writing(store, keyring, folder) as journal:
         for subject, body in acts:
-            journal.write("hold.made", subject, body)
+            journal.write("thing.made", subject, body)
     assert verify(store, keyring, folder).problems == []
     rows = _rows(store, lines)
     row = rows[where % len(rows)]
@@ -324,10 +324,13 @@ def test_a_batch_writes_answers_lines_and_counters_together(
 ) -> None:
     async def main() -> None:
         for i in range(600):
-            found = [{"filter": "pii", "shadow": False}, {"filter": "harm", "shadow": True}] if i < 10 else []
+            harm = [{"filter": "harm", "shadow": True, "score": s} for s in (0.5, 0.25)]
+            found = [{"filter": "pii", "shadow": False, "score": None}, *harm] if i < 10 else []
             row = answer(at=7200.0 + i, action="block" if i < 10 else "allow", findings=json.dumps(found))
-            journal.response(row, {"harm": 0.5})
+            journal.response(row)
+        assert journal.waiting > 0
         await journal.settled()
+        assert journal.waiting == 0
 
     asyncio.run(main())
     rows = store.now(lambda c: c.execute(select(counters)).mappings().all())
@@ -335,7 +338,7 @@ def test_a_batch_writes_answers_lines_and_counters_together(
     assert found[2, "requests"] == (600, 150.0, 37.5)
     assert found[2, "action:block"] == (10, 10.0, 10.0)
     assert found[2, "filter:pii"][0] == found[2, "shadow:harm"][0] == 10
-    assert found[2, "score:harm"] == (600, 300.0, 150.0)
+    assert found[2, "score:harm"] == (10, 5.0, 2.5), "the highest score of an answer"
     assert found[2, "completion_tokens"] == (600, 4200.0, 29400.0)
     assert store.now(lambda c: c.execute(select(func.count()).select_from(responses)).scalar()) == 600
     assert verify(store, keyring, tmp_path / "checkpoints").problems == []
@@ -377,10 +380,10 @@ def test_a_row_that_the_database_refuses_for_good_stops_no_other(
 
 def test_an_act_and_its_line_are_committed_together_or_not_at_all(store: Store, journal: Journal) -> None:
     row = {"key_id": "k", "window": "day:1", "requests": 1, "tokens": 1}
-    assert journal.act("key.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
+    assert journal.act("thing.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
     with pytest.raises(IntegrityError):
-        journal.act("key.made", "again", {}, lambda c: c.execute(insert(spent), row)).result(10)
-    assert [r["subject"] for r in _rows(store, lines) if r["kind"] == "key.made"] == ["k"]
+        journal.act("thing.made", "again", {}, lambda c: c.execute(insert(spent), row)).result(10)
+    assert [r["subject"] for r in _rows(store, lines) if r["kind"] == "thing.made"] == ["k"]
 
 
 def test_who_gives_up_waiting_for_an_act_stops_neither_it_nor_the_journal(store: Store, journal: Journal) -> None:
@@ -488,9 +491,9 @@ def test_a_commit_whose_answer_got_lost_is_not_done_twice(
     with writing(store, keyring, tmp_path / "c") as journal:
         journal.flush()
         monkeypatch.setattr(store, "now", after_commit)
-        assert journal.act("key.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
+        assert journal.act("thing.made", "k", {}, lambda c: bool(c.execute(insert(spent), row))).result(10)
         assert lost == []
-    assert sum(r["kind"] == "key.made" for r in _rows(store, lines)) == 1
+    assert sum(r["kind"] == "thing.made" for r in _rows(store, lines)) == 1
     assert verify(store, keyring, tmp_path / "c").problems == []
 
 

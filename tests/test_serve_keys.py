@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from sqlalchemy.exc import OperationalError
 
 from temper.errors import UnknownName, UsageError
 from temper.serve.journal import Journal
+from temper.serve.keyring import Keyring
 from temper.serve.keys import Keys
+from temper.serve.people import People
 from temper.serve.store import Store
 from temper.serve.tables import journal as lines
 from temper.serve.tables import keys as table
+from temper.serve.verify import verify
 
 pytest_plugins = ("serve_parts",)
 
@@ -160,3 +164,27 @@ def test_the_list_has_every_key_and_no_hash(store: Store, journal: Journal) -> N
     assert {r["id"]: r["revoked_at"] is not None for r in rows} == {ids[0]: True, ids[1]: False}
     assert rows[0]["scopes"] == ["chat", "models"]
     assert all("sha256" not in r for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("UPDATE keys SET scopes = '[\"admin\"]'", "its scopes was changed"),
+        ("UPDATE keys SET sha256 = 'x'", "its sha256 was changed"),
+        ("UPDATE keys SET revoked_at = NULL", "was ended, and is live again"),
+        ("DELETE FROM keys", "its row was removed"),
+        ("UPDATE people SET role = 'admin'", "its role was changed"),
+        ("UPDATE people SET disabled_at = NULL", "was ended, and is live again"),
+    ],
+)
+def test_a_key_or_person_changed_in_the_database_is_found(
+    store: Store, keyring: Keyring, journal: Journal, tmp_path: Path, harm: str, told: str
+) -> None:
+    keys, people = Keys(store, journal), People(store, keyring, journal)
+    id_, _ = keys.make("app", by="me", expires_at=time.time() + 60, limits={"max_tokens": 5})
+    keys.revoke(id_, by="me")
+    people.add("ann", "correct horse battery", "reviewer", by="me")
+    people.disable("ann", by="me")
+    assert verify(store, keyring, tmp_path / "checkpoints").problems == []
+    store.now(lambda c: c.exec_driver_sql(harm))
+    assert any(told in p for p in verify(store, keyring, tmp_path / "checkpoints").problems)

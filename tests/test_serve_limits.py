@@ -24,6 +24,15 @@ class Clock:
         return self.now
 
 
+def test_a_model_server_that_claims_too_many_tokens_stops_no_sharing(store: Store) -> None:
+    limiter = Limiter(store)
+    for _ in range(3):
+        limiter.spend(A, 10**40)
+        asyncio.run(limiter.sync())
+    assert limiter.admit(A, Limits(tokens_per_day=10**9)) is not None
+    assert limiter.admit(B, Limits(tokens_per_day=1)) is None
+
+
 def test_a_key_may_send_its_rate_and_is_told_when_to_come_back(store: Store) -> None:
     clock = Clock()
     limiter = Limiter(store, clock=clock)

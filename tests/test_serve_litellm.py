@@ -56,6 +56,12 @@ def test_requests_are_input_answers_are_content_and_calls_are_arguments() -> Non
     assert told(only, input_type="response", texts=[], tool_calls=[call('{"a": "forbidden"}')]).action == "BLOCKED"
 
 
+@pytest.mark.parametrize("content", [5, {"a": 1}, ["x", None, {"text": 7}], None, True])
+def test_messages_of_any_shape_are_no_reason_to_fail(content: Any) -> None:
+    given = [{"role": "user", "content": content}, {"role": ["x"], "content": "y"}, {}]
+    assert told(input_type="request", texts=["forbidden"], structured_messages=given).action == "BLOCKED"
+
+
 def test_definitions_of_tools_are_read_and_what_cannot_be_given_back_changed_blocks() -> None:
     tool = {"type": "function", "function": {"name": "f", "description": "forbidden"}}
     assert told(input_type="request", texts=["x"], tools=[tool]).action == "BLOCKED"

@@ -2,10 +2,15 @@
 
 import asyncio
 import json
+import os
+import tempfile
 import time
+from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from temper.serve import metrics
 from temper.serve.metrics import MOST, Meters
 
 ROW = {
@@ -143,3 +148,50 @@ def test_counting_a_response_takes_less_than_twenty_microseconds_of_processor() 
         return (time.thread_time() - before) / 2000
 
     assert min(cost() for _ in range(5)) < 20e-6
+
+
+def test_whichever_worker_is_asked_tells_of_all_that_live(tmp_path: Path) -> None:
+    workers = [Meters(worker=str(i), models=["m"]) for i in range(3)]
+    for n, worker in enumerate(workers, 1):
+        worker.shared = tmp_path
+        worker.feedback(1)
+        for _ in range(n):
+            worker.response(ROW)
+        worker.share()
+    os.utime(tmp_path / "2.prom", (time.time() - 60, time.time() - 60))
+    workers[0].response(ROW)
+    assert total(workers[0], "temper_requests_total") == 2 + 2, "its own now, the second's of its last writing, none of the dead"
+    assert total(workers[1], "temper_requests_total") == 1 + 2
+    text = workers[0].exposition()[0].decode()
+    heads = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(heads) == len(set(heads)), "each family stands once"
+    names = [line.split("{")[0] for line in text.splitlines() if line.startswith("temper_requests_total")]
+    at = [i for i, line in enumerate(text.splitlines()) if line.startswith("temper_requests_total")]
+    assert len(names) == 2 and at[1] == at[0] + 1, "its samples in one group"
+
+
+def test_workers_meet_where_nobody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = metrics.meeting_place(8080)
+    assert made is not None and made.stat().st_mode & 0o777 == 0o700
+    (made / "9.prom").write_text("x")
+    os.utime(made / "9.prom", (1, 1))
+    assert metrics.meeting_place(8080) == made and list(made.iterdir()) == []
+    made.chmod(0o777)
+    assert metrics.meeting_place(8080) is None, "others could have put text into it"
+    made.chmod(0o700)
+    made.rmdir()
+    made.symlink_to(tmp_path)
+    assert metrics.meeting_place(8080) is None
+
+
+def test_the_loop_leaves_the_counters(tmp_path: Path) -> None:
+    async def main() -> None:
+        meters = Meters(worker="7")
+        meters.shared = tmp_path
+        task = asyncio.create_task(meters.watch_loop())
+        while not (tmp_path / "7.prom").exists():
+            await asyncio.sleep(0.02)
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 5))

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from temper.serve import nightly
 from temper.serve.nightly import Judged, Sampled
 from temper.serve.policy import Sampled as Audit
-from temper.serve.tables import audits, journal
+from temper.serve.tables import audits, counters, journal
 from temper.types import Named, Score
 
 QUIET = Audit(filters=(), share=0.5)
@@ -171,3 +171,21 @@ def test_messages_of_every_shape_are_read() -> None:
     }
     assert [(m.role, m.content) for m in nightly.messages_of(request)] == [("system", "s"), ("user", "t"), ("user", "a\nb")]
     assert [m.content for m in nightly.messages_of({"prompt": ["x", "y"]})] == ["x\ny"]
+
+
+def test_what_only_a_text_tells_is_counted_for_the_hour_of_the_answer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with gateway(tmp_path, policy(setting(Word()), audit=QUIET)) as made:
+            said = box("The train leaves at nine, and you can buy a ticket at the counter.")
+            german = "Der Zug nach Hamburg fährt heute leider erst eine Stunde später, weil ein Signal gestört ist."
+            said["answers"][0]["reasoning"] = german
+            put(made, said, at=7200.0)
+            put(made, box("I'm sorry, but I can't help with that request."), at=7300.0)
+            put(made, {**box(""), "answers": []}, at=7300.0)
+            await nightly.run(made, until=8000.0)
+            rows = made.store.now(lambda c: c.execute(select(counters).where(counters.c.hour == 2)).mappings().all())
+            found = {r["name"]: (r["n"], r["total"]) for r in rows}
+            assert found["language:en"] == (2, 2.0) and found["language-switch"] == (1, 1.0)
+            assert found["characters"][0] == found["score:refusal"][0] == 2 and 0.8 < found["score:refusal"][1] < 1.2
+
+    asyncio.run(main())

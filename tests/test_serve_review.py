@@ -27,6 +27,7 @@ from temper.serve.tables import deliveries, holds, hooks, responses, vault
 from temper.serve.tables import journal as lines
 from temper.serve.vault import Vault
 from temper.serve.verdict import Turn
+from temper.serve.verify import verify
 from temper.serve.webhooks import Hooks
 from temper.types import Example
 
@@ -188,6 +189,74 @@ def test_two_people_must_agree_and_an_admin_is_one_person(store_url: str, tmp_pa
                 await w.holds.decide(id, CARA, "release")
             assert (await w.holds.outcome(id)).answers is None
             assert await w.holds.decide(id, BEN, "release") == "released"
+
+    asyncio.run(story())
+
+
+def test_a_second_finding_asks_for_its_second_person_and_a_shadow_for_none(store_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with world(store_url, tmp_path) as w:
+            spam = {**FINDING, "category": "spam"}
+            two = await w.item(TWO, category="spam", findings=[spam, FINDING])
+            assert await w.holds.decide(two, CARA, "release") == "waiting"
+            one = await w.item(TWO, category="spam", findings=[spam, {**FINDING, "shadow": True}])
+            assert await w.holds.decide(one, CARA, "release") == "released"
+
+    asyncio.run(story())
+
+
+def test_whoever_saw_the_first_of_two_verdicts_rates_nothing_blind(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with world(f"sqlite:///{tmp_path / 't.db'}", tmp_path) as w:
+            id = await w.item(TWO)
+            await w.holds.item(id, BEN)
+            await w.holds.decide(id, CARA, "refuse")
+            assert [i.id for i in await w.holds.second(BEN, 1.0)] == [id], "there was no verdict to see"
+            id = await w.item(TWO)
+            await w.holds.decide(id, CARA, "release")
+            assert (await w.holds.item(id, BEN)).ratings
+            dora = Person("person_dora", "dora", "reviewer")
+            assert await w.holds.decide(id, dora, "release") == "released"
+            assert id not in {i.id for i in await w.holds.second(BEN, 1.0)}
+            with pytest.raises(Conflict, match="blind"):
+                await w.holds.rate(id, BEN, "release")
+
+    asyncio.run(story())
+
+
+HARM = [
+    ("UPDATE holds SET state = 'released', decided_at = 1", "is released, which takes 1 verdict; the journal has 0"),
+    ("UPDATE holds SET state = 'refused'", "is refused, which takes 1 verdict"),
+    ("UPDATE holds SET key_id = 'key_other'", "its key_id was changed"),
+    ("UPDATE holds SET expires_at = 9e9", "its expires_at was changed"),
+    ("DELETE FROM holds", "its row was removed"),
+    ("INSERT INTO holds SELECT 'hold_forged', response_id, key_id, made_at, expires_at, kind, category, state, policy, findings,"
+     " vault_id, outcome_vault_id, wanted, lease_by, lease_until, decided_at, message FROM holds",
+     "item hold_forged is in no line of the journal"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("harm", "told"), HARM)
+def test_an_insider_who_decides_in_the_database_is_found(store_url: str, tmp_path: Path, harm: str, told: str) -> None:
+    async def story() -> None:
+        async with world(store_url, tmp_path) as w:
+            two = await w.item(TWO)
+            for who in (ANNA, BEN):
+                await w.holds.decide(two, who, "release")
+            for verdict in ("release", "refuse", "edit"):
+                await w.holds.decide(await w.item(), ANNA, verdict, edit=["x"] if verdict == "edit" else None)
+            late = await w.item(Review(expire_s=1))
+            w.clock.ahead = 2
+            await w.holds.expire()
+            w.clock.ahead = 0
+            assert (await w.holds.outcome(late)).state == "expired"
+            w.store.now(lambda c: c.exec_driver_sql("DELETE FROM deliveries"))
+            assert verify(w.store, KEYRING, tmp_path / "checkpoints").problems == []
+            id = await w.item()
+            where = " WHERE id = 'ID'".replace("ID", id)
+            w.store.now(lambda c: (c.exec_driver_sql("DELETE FROM ratings"), c.exec_driver_sql(harm + where)))
+            problems = verify(w.store, KEYRING, tmp_path / "checkpoints").problems
+            assert any(told in p for p in problems), problems
 
     asyncio.run(story())
 

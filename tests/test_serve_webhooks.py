@@ -191,6 +191,8 @@ def test_a_private_address_is_refused_when_given_and_when_connected_to(store: St
         "https://[::1]/x",
         "https://169.254.169.254/latest",
         "https://10.0.0.8/",
+        "https://\uff11\uff12\uff17.\uff10.\uff10.\uff11/x",  # full-width digits, which the client makes plain
+        "https://169\u3002254\u3002169\u3002254/latest",
         "http://a.example/",
     ):
         with pytest.raises(UsageError):

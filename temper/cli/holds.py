@@ -11,6 +11,8 @@ from temper.errors import UsageError, nearest
 from temper.text.invisible import spelled_out
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from temper.serve.people import Person
     from temper.serve.review import Holds, Item
 
@@ -18,6 +20,7 @@ app = typer.Typer(help="List, read and decide what a gateway holds for review.",
 Id = Annotated[str, typer.Argument(metavar="ID", help="The item's id, as listed; it is the ticket of the client.")]
 Name = Annotated[str, typer.Option("--as", metavar="NAME", help="Who you are; the password is asked for, or read from stdin.")]
 VERDICTS = ("release", "refuse")
+STATES = ("waiting", "released", "edited", "refused", "expired")
 
 
 @app.command("list")
@@ -27,11 +30,13 @@ def list_(
     secret: Secret = SECRET,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
-    """List items without their texts: id, state, kind, category."""
+    """List items without their texts: id, state, kind, category, and where two people must agree, that."""
+    if state not in ("", *STATES):
+        raise UsageError(f"--state {state!r}; {nearest(state, STATES)}")
     with opened(database, secret, checkpoints) as (store, keyring, journal):
         found = asyncio.run(_holds(store, keyring, journal).items(state=state))
     for item in found:
-        typer.echo(f"{item.id}  {item.state:<9} {item.kind:<8} {item.category}")
+        typer.echo(f"{item.id}  {item.state:<9} {item.kind:<8} {item.category}{'  two people' * (item.wanted > 1)}")
 
 
 @app.command()
@@ -62,7 +67,7 @@ def decide(
     with opened(database, secret, checkpoints) as (store, keyring, journal):
         person, queue = _signed_in(store, keyring, journal, name), _holds(store, keyring, journal)
         state = asyncio.run(_decided(queue, id, person, verdict, note, message))
-    typer.echo(f"{id} is {state}")
+    typer.echo(f"{id} is {state}{'; another person has to agree' * (state == 'waiting')}")
 
 
 async def _decided(queue: "Holds", id: str, person: "Person", verdict: str, note: str, message: str) -> str:
@@ -76,14 +81,27 @@ async def _decided(queue: "Holds", id: str, person: "Person", verdict: str, note
 
 
 def _lines(item: "Item") -> list[str]:
+    """All that would be released, and what others said: a person at a terminal decides on no less than one at the page."""
+    from temper.serve.nightly import messages_of
+
     lines = [f"{item.id}  {item.kind}  {item.category}"]
     lines += [
         f"  {f.get('filter')}: {f.get('rule')} on {f.get('channel')}: {f.get('why') or f.get('action')}" for f in item.findings
     ]
-    for message in (item.request or {}).get("messages", ()):
-        lines.append(f"{message.get('role')}: {message.get('content')}")
-    for answer in item.answers:
-        lines += [f"reasoning: {answer['reasoning']}"] * bool(answer.get("reasoning")) + [f"answer: {answer.get('content', '')}"]
+    lines += [f"appeal: {item.why}"] * bool(item.why)
+    lines += ["the text is no longer kept"] * (not item.kept)
+    lines += [f"{m.role}: {m.content}" for m in messages_of(item.request or {})]
+    lines += _answers("answer", item.answers)
+    lines += [f"{r.person}: {r.verdict} {r.label} {r.note}".rstrip() for r in item.ratings]
+    return lines + _answers("edited, and what a release releases", item.proposal or ())
+
+
+def _answers(name: str, answers: "Sequence[Mapping[str, Any]]") -> list[str]:
+    lines = []
+    for answer in answers:
+        lines += [f"reasoning: {answer['reasoning']}"] * bool(answer.get("reasoning"))
+        lines += [f"{name}: {answer['content']}"] * bool(answer.get("content"))
+        lines += [f"call: {call['name']}({call['arguments']})" for call in answer.get("calls", ())]
     return lines
 
 

@@ -1,5 +1,6 @@
 """`temper keys`: the API keys of a gateway's database."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def make(
     from temper.serve.keys import USUAL, Keys
 
     limits = {"requests_per_minute": per_minute, "tokens_per_day": per_day}
-    with opened(database, secret, checkpoints) as (store, _, journal):
+    with opened(database, secret, checkpoints, make=True) as (store, _, journal):
         id_, token = Keys(store, journal).make(
             name,
             scope or USUAL,
@@ -86,15 +87,21 @@ def revoke(
 
 
 @contextmanager
-def opened(database: str, secret: Path, checkpoints: Path) -> "Iterator[tuple[Store, Keyring, Journal]]":
-    """The gateway's database with an open journal, for the length of a command. Raises `UsageError` where it is away."""
+def opened(database: str, secret: Path, checkpoints: Path, *, make: bool = False) -> "Iterator[tuple[Store, Keyring, Journal]]":
+    """The gateway's database with an open journal, for the length of a command. `make` says whether one that is missing is made.
+
+    Raises `UsageError` where it is away.
+    """
     from sqlalchemy.exc import DBAPIError
 
     from temper.serve.journal import Journal
-    from temper.serve.keyring import open_keyring
+    from temper.serve.keyring import VARIABLE, open_keyring
     from temper.serve.store import Store
 
-    store = Store(database)
+    # where a path is misspelt, an empty database would say that nothing waits, and a new secret would sign what is done
+    if not make and not os.environ.get(VARIABLE, "").strip() and not secret.is_file():
+        raise UsageError(f"--secret {secret}: no such file; wanted the master secret that the gateway was started with")
+    store = Store(database, make=make)
     try:
         try:
             store.migrate()

@@ -24,7 +24,7 @@ def add(
     from temper.serve.people import People
 
     password = given_password()
-    with opened(database, secret, checkpoints) as (store, keyring, journal):
+    with opened(database, secret, checkpoints, make=True) as (store, keyring, journal):
         made = People(store, keyring, journal).add(name, password, role, by="command line")
     typer.echo(f"{made.name} may sign in as {made.role}")
 

@@ -249,6 +249,8 @@ def _rated(conn: Connection, vault: "Vault", name: Pseudonyms) -> Iterator[Item]
         box = _box_of(conn, vault, dict(response))
         reasoning, bad = _answer(box)
         expected = texts.get("expected") or ""
+        # whoever was stopped may applaud what was stopped: only what went out as the model wrote it is an answer to learn
+        liked = bad if row["rating"] == 1 and response["action"] == "allow" and response["status"] == 200 else ""
         yield Item(
             id=row["id"],
             kind="feedback",
@@ -262,7 +264,7 @@ def _rated(conn: Connection, vault: "Vault", name: Pseudonyms) -> Iterator[Item]
             messages=tuple(messages_of(box.get("request") or {})),
             reasoning=reasoning,
             bad=bad,
-            good=expected or (bad if row["rating"] == 1 else ""),
+            good=expected or liked,
             comment=texts.get("comment") or "",
         )
 

@@ -95,6 +95,11 @@ class Journal:
         return not self.trouble and self._open and len(self._queue) < QUEUE // 2
 
     @property
+    def waiting(self) -> int:
+        """How many rows wait to be committed."""
+        return len(self._queue)
+
+    @property
     def _open(self) -> bool:
         return self._thread.is_alive() and not self._closing.is_set()
 
@@ -114,14 +119,14 @@ class Journal:
         """
         self._append(_Entry(kind, clean(subject, 48), _body(body), time.time()))
 
-    def response(self, row: Mapping[str, Any], scores: Mapping[str, float] | None = None) -> None:
-        """Write a row of `responses`, its line and its counters with the next batch; each of `scores` is counted by its name.
+    def response(self, row: Mapping[str, Any]) -> None:
+        """Write a row of `responses`, its line and its counters with the next batch.
 
         Raises `StorageError` where the queue is full, `ValueError` where the row has not exactly the table's columns.
         """
         values = response_values(row)
         body = f'{{"columns":{len(values)},"sha256":"{row_digest(values)}"}}'
-        self._append(_Entry("response", values[0], body, time.time(), row=values, counts=_counts(values, scores)))
+        self._append(_Entry("response", values[0], body, time.time(), row=values, counts=_counts(values)))
 
     def act(self, kind: str, subject: str, body: Mapping[str, Any], work: Callable[[Connection], T]) -> "Future[T]":
         """Do the work and write its line in one transaction, at once. The future is done when both are committed.
@@ -351,7 +356,7 @@ def counted(entries: Sequence[_Entry]) -> list[tuple[int, str, str, str, int, fl
     return [(*place, int(n), total, squares) for place, (n, total, squares) in sorted(sums.items())]
 
 
-def _counts(row: Sequence[Any], scores: Mapping[str, float] | None) -> list[tuple[str, float]]:
+def _counts(row: Sequence[Any]) -> list[tuple[str, float]]:
     at = COLUMN
     found: list[tuple[str, float]] = [("requests", row[at["seconds"]])]
     if row[at["action"]] != "allow":
@@ -364,12 +369,18 @@ def _counts(row: Sequence[Any], scores: Mapping[str, float] | None) -> list[tupl
     if row[at["language"]]:
         found.append((f"language:{row[at['language']]}", 1.0))
     if row[at["findings"]] != "[]":
-        found += [(name, 1.0) for name in sorted(_fired(row[at["findings"]]))]
-    if scores:
-        found += [(clean(f"score:{name}", 64), real(score)) for name, score in scores.items()]
+        found += sorted(_fired(json.loads(row[at["findings"]])).items())
     return found
 
 
-def _fired(findings: str) -> set[str]:
-    """The filters that found something in an answer, each once; those in shadow under a name of their own."""
-    return {clean(f"{'shadow' if f.get('shadow') else 'filter'}:{f['filter']}", 64) for f in json.loads(findings)}
+def _fired(findings: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The filters that found something in an answer, each once, those in shadow under a name of their own; and the highest score
+    of each that gives scores.
+    """
+    found: dict[str, float] = {}
+    for f in findings:
+        found[clean(f"{'shadow' if f.get('shadow') else 'filter'}:{f['filter']}", 64)] = 1.0
+        if f.get("score") is not None:
+            name = clean(f"score:{f['filter']}", 64)
+            found[name] = max(found.get(name, 0.0), real(f["score"]))
+    return found

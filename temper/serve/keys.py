@@ -106,7 +106,7 @@ class Keys:
             "made_by": by,
             "expires_at": expires_at,
         }
-        told = {k: v for k, v in row.items() if k not in ("id", "sha256")}
+        told = {k: v for k, v in row.items() if k != "id"}
         self.journal.act("key.made", id_, told, lambda c: c.execute(insert(keys), row)).result()
         self._read_at = float("-inf")
         return id_, token

@@ -26,6 +26,7 @@ from temper.serve.verdict import Caller
 log = logging.getLogger(__name__)
 EVERY_S = 1.0
 BUCKETS = 10_000
+MOST_TOKENS = 10**9  # of one answer: a model server may say anything, and the column ends at 2**63
 _DAY = 86_400
 
 
@@ -68,7 +69,7 @@ class Limiter:
 
     def spend(self, caller: Caller, tokens: int) -> None:
         """Count tokens of an answer, and of its prompt, against the day."""
-        self._mine[caller.id][1] += max(0, tokens)
+        self._mine[caller.id][1] += min(max(0, tokens), MOST_TOKENS)
 
     def enter(self) -> None:
         self.under_way += 1

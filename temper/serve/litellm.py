@@ -116,6 +116,9 @@ def routes(gateway: "Gateway") -> "APIRouter":
         if (refused := gateway.limits.admit(who, limits)) is not None:
             gateway.meters.shed(refused.code)
             raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
+        if not gateway.journal.accepts:
+            gateway.meters.shed("journal")
+            raise overloaded("what is judged cannot be put on record just now", 5)
         try:
             asked = Asked.model_validate_json(await read_body(request.receive, limits.request_bytes))
         except ValidationError:

@@ -1,14 +1,19 @@
 """What one worker counts for Prometheus, in a registry of its own. No label ever holds text or a value that a client made up.
 
 The hot path looks its counters up once: `response` costs a few dictionary reads and increments. What is only known when somebody
-asks (queues, holds, loop lag) is read at that moment.
+asks (queues, holds, loop lag) is read at that moment. Workers of one machine leave their counters in a folder of their own, so
+that whichever is asked tells of all.
 """
 
 import asyncio
+import logging
+import os
 import re
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -31,6 +36,9 @@ MOST = 200  # values of one label; what comes later is counted as OTHER
 _NAME = re.compile(r"[A-Za-z0-9_.:/@-]{1,80}")
 _LAG_EVERY_S = 0.1
 _LAG_KEPT = 600  # samples, one minute
+SHARE_S = 5.0
+GONE_S = 4 * SHARE_S  # a worker that wrote nothing for so long has ended
+log = logging.getLogger(__name__)
 
 
 class Meters:
@@ -46,6 +54,7 @@ class Meters:
         self.telemetry = telemetry
         if telemetry is not None:
             telemetry.models = self.models  # the same set, so that both learn
+        self.shared: Path | None = None
         self._known: dict[str, set[str]] = {}
         self._children: dict[tuple[str, ...], Any] = {}
         self._lags: deque[float] = deque(maxlen=_LAG_KEPT)
@@ -141,15 +150,37 @@ class Meters:
         return lags[min(len(lags) - 1, int(0.99 * len(lags)))] if lags else None
 
     async def watch_loop(self) -> None:
-        """Sample the event loop's lag until cancelled."""
+        """Sample the event loop's lag, and leave the counters for other workers, until cancelled."""
+        last = 0.0
         while True:
             before = time.perf_counter()
             await asyncio.sleep(_LAG_EVERY_S)
-            self._lags.append(max(0.0, time.perf_counter() - before - _LAG_EVERY_S))
+            now = time.perf_counter()
+            self._lags.append(max(0.0, now - before - _LAG_EVERY_S))
+            if self.shared is not None and now - last >= SHARE_S:
+                last = now
+                await asyncio.to_thread(self.share)
+
+    def share(self) -> None:
+        """Leave this worker's counters where the others find them."""
+        if self.shared is None:
+            return
+        try:
+            file = self.shared / f"{self.worker}.prom"
+            beside = file.with_suffix(".new")
+            beside.write_bytes(generate_latest(self.registry))
+            beside.replace(file)
+        except OSError as error:
+            log.warning("metrics: the other workers cannot be told: %s", type(error).__name__)
 
     def exposition(self) -> tuple[bytes, str]:
-        """The text that Prometheus scrapes, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        """The text that Prometheus scrapes, of all workers of this machine, and its content type."""
+        own = generate_latest(self.registry)
+        if self.shared is None:
+            return own, CONTENT_TYPE_LATEST
+        others = [f for f in sorted(self.shared.glob("*.prom")) if f.stem != self.worker]
+        fresh = [f.read_bytes() for f in others if time.time() - f.stat().st_mtime < GONE_S]
+        return together([own, *fresh]), CONTENT_TYPE_LATEST
 
     def asked(self) -> Iterator[Metric]:
         """What is read at the moment of asking."""
@@ -198,6 +229,42 @@ class Meters:
         return Histogram(name, what, ("worker", *labels), buckets=buckets, registry=self.registry)
 
 
+def together(texts: Iterable[bytes]) -> bytes:
+    """Expositions of several workers as one: each family once, with the samples of all, told apart by the label `worker`."""
+    heads: dict[bytes, list[bytes]] = {}
+    samples: dict[bytes, list[bytes]] = {}
+    for text in texts:
+        name = b""
+        for line in text.splitlines():
+            if line.startswith(b"# "):
+                name = line.split(b" ", 3)[2]
+                head = heads.setdefault(name, [])
+                if line not in head:
+                    head.append(line)
+            else:
+                samples.setdefault(name, []).append(line)
+    return b"".join(line + b"\n" for name, head in heads.items() for line in (*head, *samples.get(name, ())))
+
+
+def meeting_place(port: int) -> Path | None:
+    """A folder of this user alone where the workers behind one port leave their counters, emptied of what ended long ago; None
+    where somebody else has it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"temper-metrics-{os.getuid()}-{port}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+            raise PermissionError
+        for file in folder.glob("*.prom"):
+            if time.time() - file.stat().st_mtime > GONE_S:
+                file.unlink(missing_ok=True)
+    except OSError as error:
+        log.error("metrics: each worker tells of itself alone: %s", type(error).__name__)
+        return None
+    return folder
+
+
 class _Asked(Collector):
     """Hands the registry what is read at the moment of asking."""
 
@@ -216,16 +283,21 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from temper.serve.access import identify, open_to
 
     router = APIRouter()
+    if gateway.settings.workers > 1:
+        gateway.meters.shared = meeting_place(gateway.settings.port)
 
     @router.get("/metrics", response_class=Response, tags=["operations"])
     async def metrics(request: Request) -> Response:
-        """Counters of this worker in the text format of Prometheus."""
+        """Counters of the workers on this machine in the text format of Prometheus, those of others at most five seconds old."""
         if not await open_to(gateway, request):
             await identify(gateway, request, "metrics")
         waiting, oldest = await gateway.store.run(_holds, reads=True)
         gateway.meters.watch("temper_holds_waiting", "Items in the hold queue.", lambda: waiting)
         gateway.meters.watch("temper_oldest_hold_seconds", "Age of the oldest item that waits.", lambda: oldest)
         body, kind = await asyncio.to_thread(gateway.meters.exposition)
+        # what the database says is told once, by whoever is asked
+        for name in ("temper_holds_waiting", "temper_oldest_hold_seconds"):
+            gateway.meters.forget_watch(name)
         return Response(body, media_type=kind)
 
     return router

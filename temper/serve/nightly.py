@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from temper import registry
 from temper.files import dumps
 from temper.serve import ids
 from temper.serve.guard import Guard
 from temper.serve.policy import Policy, Setting
-from temper.serve.tables import audits, responses
+from temper.serve.tables import audits, counters, responses
 from temper.serve.verdict import Action, Channel, Turn, Verdict, View
 from temper.types import Completion, Example, Message, Named
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 PASSED = ("allow", "redact")
 KEEP_S = 30 * 86_400.0  # what was missed outlives the sample: for the people who look at it, and for training
 THRESHOLD = 0.5
+READ = 2_000  # characters of a text by which its language is told
+Place = tuple[int, str, str, float]
 MOST = 2_000  # items judged in one audit; of more, a random part is, and the weights say so
 _draw = secrets.SystemRandom()
 log = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ class Sampled:
     weight: float
     request: Mapping[str, Any]
     answers: tuple[Mapping[str, Any], ...]
+    at: float = 0.0
+    key_id: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ async def run(gateway: "Gateway", *, until: float | None = None) -> str:
     since, passed, found, gone = await gateway.store.run(lambda conn: sample(conn, gateway, end))
     judge = await asyncio.to_thread(_judge, policy)
     judged = await asyncio.to_thread(judge_again, stronger(gateway.guard), judge, found)
+    sums = await asyncio.to_thread(drift, found)
     named, report = ids.new("audit"), summary(judged, passed=passed, gone=gone)
     told = {"passed": passed, "judged": report["judged"], "missed": report["missed"], "undecided": report["undecided"]}
 
@@ -107,6 +114,7 @@ async def run(gateway: "Gateway", *, until: float | None = None) -> str:
             "report": dumps({**report, "judge": judge.name if judge else "", "rows": kept}),
         }
         conn.execute(insert(audits).values(**row))
+        count(conn, sums)
         gateway.hooks.queue(conn, "audit.finished", {"id": named, **told})
         return named
 
@@ -120,18 +128,21 @@ def sample(conn: Connection, gateway: "Gateway", until: float) -> tuple[float, i
     in_window = (responses.c.at > since, responses.c.at <= until, responses.c.action.in_(PASSED), responses.c.status == 200)
     passed = conn.execute(select(func.count()).select_from(responses).where(*in_window)).scalar_one()
     rows = conn.execute(
-        select(responses.c.id, responses.c.policy, responses.c.vault_id).where(*in_window, responses.c.vault_id.is_not(None))
+        select(*(responses.c[name] for name in ("id", "policy", "vault_id", "at", "key_id", "model"))).where(
+            *in_window, responses.c.vault_id.is_not(None)
+        )
     ).all()
     more = max(1.0, len(rows) / MOST)
     drawn = rows if more == 1.0 else _draw.sample(rows, MOST)
     found, gone = [], 0
-    for id_, version, vault_id in drawn:
-        kept = gateway.vault.get(conn, vault_id)
+    for row in drawn:
+        kept = gateway.vault.get(conn, row.vault_id)
         if kept is None or "share" not in kept:
             gone += kept is None
             continue
         weight = more / max(float(kept["share"]), 1e-9)
-        found.append(Sampled(id_, version, weight, kept["request"], tuple(kept["answers"])))
+        texts = kept["request"], tuple(kept["answers"])
+        found.append(Sampled(row.id, row.policy, weight, *texts, row.at, row.key_id, row.model))
     return float(since), passed, found, gone
 
 
@@ -185,6 +196,46 @@ def summary(judged: Sequence[Judged], *, passed: int, gone: int = 0) -> dict[str
     }
 
 
+def drift(items: Sequence[Sampled]) -> list[tuple[str, Place]]:
+    """What only a text tells of the answers that were drawn, for the counters of their hour: the language, whether thoughts and
+    answer differ in it, P(refusal) and the length in characters. Requests do not wait for this.
+    """
+    from temper import catalog
+
+    asked = [Completion(turn(i).example, a.get("content", ""), a.get("reasoning", "")) for i in items for a in i.answers[:1]]
+    refusals = catalog.grader("refusal").grade(asked) if asked else ()
+    found: list[tuple[str, Place]] = []
+    for item, said, refusal in zip((i for i in items if i.answers), asked, refusals, strict=True):
+        place = int(item.at // 3600), item.key_id, item.model
+        language, thought = _language(said.answer), _language(said.reasoning)
+        values = {"characters": float(len(said.answer))}
+        values |= {f"language:{language}": 1.0} if language else {}
+        values |= {"language-switch": float(language != thought)} if language and thought else {}
+        values |= {} if refusal.value is None else {"score:refusal": refusal.value}
+        found += [(name, (*place, value)) for name, value in values.items()]
+    return found
+
+
+def count(conn: Connection, found: Sequence[tuple[str, Place]]) -> None:
+    """Add what was found to the table `counters`."""
+    make = sqlite.insert if conn.dialect.name == "sqlite" else postgresql.insert
+    for name, (hour, key_id, model, value) in found:
+        row = {"hour": hour, "key_id": key_id, "model": model, "name": name, "n": 1, "total": value, "squares": value * value}
+        made = make(counters).values(**row)
+        sums = {column: counters.c[column] + made.excluded[column] for column in ("n", "total", "squares")}
+        conn.execute(made.on_conflict_do_update(index_elements=["hour", "key_id", "model", "name"], set_=sums))
+
+
+def _language(text: str) -> str:
+    """The language most words of a text are in, "" where there is none."""
+    from temper.text.language import spans
+
+    words: Counter[str] = Counter()
+    for span in spans(text[:READ]):
+        words[span.language] += span.words
+    return words.most_common(1)[0][0] if words else ""
+
+
 def turn(item: Sampled) -> Turn:
     """The request as the filters know it."""
     messages = tuple(messages_of(item.request))
@@ -198,9 +249,10 @@ def messages_of(request: Mapping[str, Any]) -> Iterator[Message]:
     if prompt is not None:
         yield Message("user", prompt if isinstance(prompt, str) else "\n".join(map(str, prompt)))
     for given in request.get("messages", ()):
-        content = given.get("content") or ""
-        text = content if isinstance(content, str) else "\n".join(str(part.get("text", "")) for part in content)
-        role = {"system": "system", "developer": "system", "assistant": "assistant"}.get(given.get("role"), "user")
+        content = given.get("content")
+        parts = content if isinstance(content, list) else ()
+        text = content if isinstance(content, str) else "\n".join(str(p.get("text", "")) for p in parts if isinstance(p, Mapping))
+        role = {"system": "system", "developer": "system", "assistant": "assistant"}.get(str(given.get("role")), "user")
         yield Message(role, text)  # type: ignore[arg-type]
 
 

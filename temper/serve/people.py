@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError
 
 from temper.errors import UnknownName, UsageError, nearest
 from temper.serve import ids
+from temper.serve.chain import clean
 from temper.serve.journal import Journal
 from temper.serve.keyring import Keyring
 from temper.serve.store import Store
@@ -99,7 +100,7 @@ class People:
 
     def check(self, name: str, password: str, address: str = "") -> Person | None:
         """Who this is, None where name or password is wrong. Raises `Throttled` after several wrong ones."""
-        name = name.strip()[:200]
+        name = clean(name.strip(), 200)
         places = (f"name {name}", f"address {address}") if address else (f"name {name}",)
         self._slow.begin(places)
         row = self.store.now(lambda c: _found(c, people.c.name == name), reads=True)

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -426,9 +427,17 @@ class Holds:
             .order_by(holds.c.decided_at.desc())
             .limit(5_000)
         )
-        rows = await self.store.run(lambda conn: conn.execute(wanted).mappings().all(), reads=True)
-        drawn = [self._item(row) for row in rows if _drawn(row["id"], share)]
-        return [replace(item, state="waiting", message="", decided_at=None) for item in drawn[:limit]]
+
+        def work(conn: Connection) -> list[Item]:
+            drawn = (row for row in conn.execute(wanted).mappings().all() if _drawn(row["id"], share))
+            return [self._item(row) for row in islice((r for r in drawn if not self._saw(conn, r["id"], person)), limit)]
+
+        found = await self.store.run(work, reads=True)
+        return [replace(item, state="waiting", message="", decided_at=None) for item in found]
+
+    async def unseen(self, person: "Person", share: float) -> set[str]:
+        """Ids of the items whose verdicts this person must not read, since a blind rating of them is still wanted."""
+        return {item.id for item in await self.second(person, share, limit=5_000)}
 
     async def agreement(self) -> Agreement:
         """How far the first and the blind second ratings agree beyond chance, over all items that have both."""
@@ -558,10 +567,9 @@ class Holds:
         )
 
     def _saw(self, conn: Connection, id: str, person: "Person") -> bool:
-        """Whether the person opened the item with its verdicts after it was decided."""
-        viewed = select(journal.c.body).where(
-            journal.c.subject == id, journal.c.kind == "hold.viewed", journal.c.at >= holds.c.decided_at, holds.c.id == id
-        )
+        """Whether the person opened the item when it had a verdict: of two people's verdicts the first is seen before the end."""
+        first = select(func.min(ratings.c.at)).where(ratings.c.hold_id == id).scalar_subquery()
+        viewed = select(journal.c.body).where(journal.c.subject == id, journal.c.kind == "hold.viewed", journal.c.at >= first)
         views = [json.loads(body) for body in conn.scalars(viewed)]
         return any(v["by"] == person.id and not v["blind"] for v in views)
 
@@ -614,7 +622,7 @@ class Holds:
             "state": "waiting",
             "policy": policy,
             "findings": json.dumps([dict(f) for f in findings]),
-            "wanted": 2 if category in review.two_person else 1,
+            "wanted": 2 if not _categories(category, findings).isdisjoint(review.two_person) else 1,
         }
 
     def _insert(self, conn: Connection, row: Mapping[str, Any], box: Mapping[str, Any], review: Review) -> None:
@@ -682,6 +690,11 @@ def appeal_id(response_id: str) -> str:
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: row[k] for k in ("response_id", "key_id", "kind", "category", "policy", "wanted", "expires_at")}
+
+
+def _categories(deciding: str, findings: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Everything an item was stopped for: a second finding asks for its second person too."""
+    return {deciding, *(str(f.get("category", "")) for f in findings if not f.get("shadow"))}
 
 
 def _proposed(given: Sequence[Rating]) -> str:

@@ -1,4 +1,5 @@
-"""Reads the audit journal back and says what was changed: edits, insertions, deletions, another order, rows cut off.
+"""Reads the audit journal back and says what was changed: edits, insertions, deletions, another order, rows cut off. What the
+tables say of held items, keys, people and policies is held against it too: nothing was released that nobody released.
 
 The chain alone finds every change but one, rows missing at the end of a lane or a whole lane; those are found up to the last
 checkpoint. Reading takes one snapshot of the database, so that it may run beside a gateway at work.
@@ -17,13 +18,13 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from sqlalchemy import Connection, exists, func, select
+from sqlalchemy import Connection, Table, exists, func, select
 from sqlalchemy.exc import DBAPIError
 
 from temper.serve.chain import encode, mac, row_digest
 from temper.serve.keyring import Keyring
 from temper.serve.store import Store
-from temper.serve.tables import journal, responses
+from temper.serve.tables import holds, journal, keys, people, policies, responses
 
 SHOWN = 200  # problems that are told one by one
 _ROWS = 1000
@@ -58,6 +59,34 @@ class _Lane:
     at: float = 0.0
     last: str = ""
     back: int = 0
+
+
+_MADE: Mapping[str, tuple[str, Table]] = {
+    "hold.made": ("item", holds),
+    "key.made": ("key", keys),
+    "person.added": ("person", people),
+    "policy.stored": ("policy", policies),
+}
+
+
+@dataclass(slots=True)
+class _Acts:
+    """What the lines say was made, by kind and id; the last verdict of each person on each item; the ids that were ended."""
+
+    made: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {kind: {} for kind in _MADE})
+    said: dict[str, dict[str, str]] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+
+    def read(self, row: Mapping[str, Any]) -> None:
+        kind, id_ = row["kind"], row["subject"]
+        if kind in _MADE:
+            self.made[kind][id_] = _table(row["body"])
+        elif kind == "hold.rated":
+            told = _table(row["body"])
+            if not told.get("second"):
+                self.said.setdefault(id_, {})[str(told.get("by"))] = str(told.get("verdict"))
+        elif kind in ("key.revoked", "person.disabled"):
+            self.ended.add(id_)
 
 
 @dataclass(slots=True)
@@ -105,6 +134,7 @@ def _read_rows(connection: Connection, keyring: Keyring, pages: _Pages, report: 
     named: dict[tuple[str, int], str] = {}
     lanes: dict[str, _Lane] = {}
     missing = dict(pages.heads)
+    acts = _Acts()
     known = 0
     for row, answer in _rows(connection):
         report.rows += 1
@@ -121,6 +151,7 @@ def _read_rows(connection: Connection, keyring: Keyring, pages: _Pages, report: 
             _read_answer(row, answer, report)
         if row["kind"] == "checkpoint":
             _name_checkpoint(row, named, report)
+        acts.read(row)
     report.lanes = len(lanes)
     _tell_missing(missing, lanes, report)
     for name, lane in lanes.items():
@@ -131,7 +162,44 @@ def _read_rows(connection: Connection, keyring: Keyring, pages: _Pages, report: 
     if known != connection.execute(select(func.count()).select_from(responses)).scalar():
         for id_ in _unknown(connection):
             report.problem(f"response {id_} is in no line of the journal: it was put in by hand, or its line removed")
+    _read_tables(connection, acts, report)
     return named
+
+
+def _read_tables(connection: Connection, acts: _Acts, report: Report) -> None:
+    """Whether each item, key, person and policy is as the journal says it was made, and has become what was done to it."""
+    for kind, (what, table) in _MADE.items():
+        made = dict(acts.made[kind])
+        for row in connection.execute(select(table)).mappings():
+            told = made.pop(row["id"], None)
+            if told is None:
+                report.problem(f"{what} {row['id']} is in no line of the journal: it was put in by hand, or its line removed")
+                continue
+            found = {**row, "sha256": text_digest(row["text"])} if table is policies else row
+            for name in sorted(found.keys() & told.keys()):
+                if found[name] != told[name]:
+                    report.problem(f"{what} {row['id']}: its {name} was changed")
+            if row["id"] in acts.ended and row["revoked_at" if table is keys else "disabled_at"] is None:
+                report.problem(f"{what} {row['id']}: was ended, and is live again")
+            if table is holds:
+                _read_state(dict(row), acts.said.get(row["id"], {}), report)
+        for id_ in sorted(made):
+            report.problem(f"{what} {id_}: its row was removed")
+
+
+def _read_state(row: Mapping[str, Any], said: Mapping[str, str], report: Report) -> None:
+    """Whether a decided item has the verdicts that it takes; `said` is each person's last one."""
+    wanted = {"released": ("release", "edit"), "edited": ("release", "edit"), "refused": ("refuse",)}.get(row["state"])
+    if wanted is None:
+        return
+    n, takes = sum(v in wanted for v in said.values()), 1 if row["state"] == "refused" else row["wanted"]
+    if n < takes:
+        report.problem(f"item {row['id']} is {row['state']}, which takes {takes} verdict{'s' * (takes > 1)}; the journal has {n}")
+
+
+def text_digest(text: str) -> str:
+    """What the line of a stored policy says of its text."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _rows(connection: Connection) -> Iterator[tuple[dict[str, Any], Sequence[Any] | None]]:

@@ -27,6 +27,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from standardwebhooks import Webhook
+from yarl import URL
 
 from temper.errors import StorageError, UnknownName, UsageError, nearest
 from temper.files import dumps
@@ -199,6 +200,8 @@ class Hooks:
             _literal(url, self.allow_private)
         except Refused as error:
             raise UsageError(f"webhook URL: {error}") from None
+        except ValueError:
+            raise UsageError("webhook URL: its host cannot be read") from None
 
 
 class _Public(AbstractResolver):
@@ -220,8 +223,8 @@ class _Public(AbstractResolver):
 
 
 def _literal(url: str, allow_private: bool) -> None:
-    """An address written into the URL is not resolved, so it is checked here. Raises `Refused`."""
-    host = urlsplit(url).hostname or ""
+    """An address written into the URL is not resolved, so it is checked here, as the client will read it. Raises `Refused`."""
+    host = URL(url).raw_host or ""  # full-width digits and escapes become plain ones on the way to the socket
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -16,13 +16,14 @@ from temper.serve.pages.chart import bars, figure
 from temper.serve.pages.frame import loose, page
 from temper.serve.pages.session import Page, Reviewer
 from temper.serve.state import Gateway
-from temper.serve.tables import counters, responses
+from temper.serve.tables import audits, counters, responses
 
 AT = "/review/board"
 HOURS = 24
 DAYS = 14
 LOOKED = 5_000  # responses that are read for latency and filters
-MEANS = ("score:", "prompt_tokens", "completion_tokens", "reasoning_tokens", "first_s")  # whose mean is shown, not their number
+TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
+MEANS = ("score:", "characters", "language-switch", "first_s", *TOKENS)  # whose mean is shown, not their number
 
 
 def routes(gateway: Gateway) -> APIRouter:
@@ -40,18 +41,26 @@ def routes(gateway: Gateway) -> APIRouter:
             title="Dashboards",
             at=AT,
             **signed.shown,
-            loose=loose(gateway.guard.policy),
+            loose=loose(gateway),
             hours=HOURS,
             days=DAYS,
             tiles=[*day["tiles"], *_held(waits, oldest, now)],
             filters=day["filters"],
             looked=day["looked"],
+            audit=await gateway.store.run(_audited, reads=True),
             over=await gateway.holds.overblocked(),
             kappa=await gateway.holds.agreement(),
             charts=[_chart(name, days) for name, days in series.items()],
         )
 
     return router
+
+
+def _audited(conn: Connection) -> dict[str, Any] | None:
+    """The last scheduled audit that judged anything."""
+    wanted = select(audits).where(audits.c.judged > 0).order_by(audits.c.at.desc()).limit(1)
+    row = conn.execute(wanted).mappings().first()
+    return None if row is None else {**row, "value": json.loads(row["report"])["rate"]["value"]}
 
 
 def _day(conn: Connection, now: float) -> dict[str, Any]:

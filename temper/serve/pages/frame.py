@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from temper.serve.people import Person
-from temper.serve.policy import Policy
 from temper.serve.review import Item
+from temper.serve.state import Gateway
 from temper.serve.verdict import Action
 from temper.text.invisible import spelled_out
 
@@ -80,10 +80,18 @@ def asset(name: str) -> bytes:
     return (files("temper.serve.pages") / "static" / name).read_bytes()
 
 
-def loose(policy: Policy) -> list[dict[str, object]]:
-    """The filters that do not protect: those in shadow, and those that let text pass when they fail, with the reason."""
-    found = [s for s in policy.filters if s.shadow or s.on_error is Action.ALLOW]
-    return [{"name": s.name, "shadow": s.shadow, "open": s.on_error is Action.ALLOW, "reason": s.reason} for s in found]
+def loose(gateway: Gateway) -> list[dict[str, object]]:
+    """The filters that do not protect: those in shadow, and those that let text pass when they fail, with the reason.
+
+    Those of policies that keys name are told with the policy's name.
+    """
+    found = [("", s) for s in gateway.guard.policy.filters]
+    found += [(name, s) for name, guard in sorted(gateway.guards.items()) for s in guard.policy.filters]
+    return [
+        {"of": of, "name": s.name, "shadow": s.shadow, "open": s.on_error is Action.ALLOW, "reason": s.reason}
+        for of, s in found
+        if s.shadow or s.on_error is Action.ALLOW
+    ]
 
 
 @cache

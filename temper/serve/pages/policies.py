@@ -20,6 +20,7 @@ from temper.serve.policy import parse_policy
 from temper.serve.reload import reload
 from temper.serve.state import Gateway
 from temper.serve.tables import policies
+from temper.serve.verify import text_digest
 
 AT = "/review/policies"
 LONGEST = 200_000
@@ -39,7 +40,7 @@ def routes(gateway: Gateway) -> APIRouter:
             at=AT,
             **signed.shown,
             active=gateway.guard.policy,
-            loose=loose(gateway.guard.policy),
+            loose=loose(gateway),
             versions=await gateway.store.run(_versions, reads=True),
             draft=draft or blank,
             **told,
@@ -66,7 +67,7 @@ def routes(gateway: Gateway) -> APIRouter:
             return await listed(signed, draft, wrong=str(error), status=400)
         id = ids.new("policy")
         row = {**draft, "id": id, "version": parsed.version, "made_at": time.time(), "made_by": signed.person.name}
-        told = {"name": row["name"], "version": row["version"], "by": signed.person.id}
+        told = {"name": row["name"], "version": row["version"], "by": signed.person.id, "sha256": text_digest(draft["text"])}
         await _act(gateway, "policy.stored", id, told, lambda conn: conn.execute(insert(policies).values(**row, active=False)))
         return away(f"{AT}/{id}")
 

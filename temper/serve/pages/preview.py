@@ -27,7 +27,7 @@ def routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(prefix=AT, route_class=Page)
 
     def show(signed: Reviewer, chosen: Mapping[str, str], result: Mapping[str, Any] | None = None, **told: Any) -> Response:
-        policies = [("", f"in force: {gateway.guard.policy.name}"), *((n, n) for n in sorted({*gateway.guards, *shipped()}))]
+        policies = [("", f"in force: {gateway.guard.policy.name}"), *((n, n) for n in _offered(gateway))]
         return page(
             "preview.html.j2",
             title="Policy preview",
@@ -66,9 +66,16 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
+def _offered(gateway: Gateway) -> list[str]:
+    return sorted({*gateway.guards, *shipped()})
+
+
 def _guard(gateway: Gateway, name: str) -> Guard:
+    """The guard of a policy that the form offers: any other name may be a file's, which a reviewer has no business to read."""
     if not name:
         return gateway.guard
+    if name not in _offered(gateway):
+        raise UsageError("policy: wanted one that the form offers")
     return gateway.guards[name] if name in gateway.guards else Guard(read_policy(name))
 
 

@@ -37,11 +37,11 @@ def routes(gateway: Gateway) -> APIRouter:
             title="Queue",
             at="/review",
             **signed.shown,
-            **await _rows(chosen),
+            **await _rows(signed, chosen),
             kinds=KINDS,
             ages=AGES,
             categories=await gateway.holds.categories(),
-            loose=loose(gateway.guard.policy),
+            loose=loose(gateway),
             live=f"/review/rows?{urlencode(chosen)}",
         )
 
@@ -49,9 +49,9 @@ def routes(gateway: Gateway) -> APIRouter:
     async def rows(
         signed: Reviewer, state: str = "waiting", kind: str = "", category: str = "", older: str = "0", sort: str = "oldest"
     ) -> Response:
-        return page("rows.html.j2", title="", **signed.shown, **await _rows(_chosen(state, kind, category, older, sort)))
+        return page("rows.html.j2", title="", **signed.shown, **await _rows(signed, _chosen(state, kind, category, older, sort)))
 
-    async def _rows(chosen: Mapping[str, str]) -> dict[str, Any]:
+    async def _rows(signed: Signed, chosen: Mapping[str, str]) -> dict[str, Any]:
         items = await gateway.holds.items(
             state="" if chosen["state"] == "any" else chosen["state"],
             kind=chosen["kind"],
@@ -61,6 +61,9 @@ def routes(gateway: Gateway) -> APIRouter:
             limit=SHOWN,
         )
         waits = chosen["state"] == "waiting"
+        if not waits:  # what this person may still rate blind would be told by its state
+            blind = await gateway.holds.unseen(signed.person, gateway.guard.policy.review.second)
+            items = [item for item in items if item.id not in blind]
         many = f"the first {SHOWN} items" if len(items) == SHOWN else f"{len(items)} item{'' if len(items) == 1 else 's'}"
         told = f"{many} {'waiting' if waits else 'found'}"
         nothing = "Nothing waits for a person." if waits else "No item fits."

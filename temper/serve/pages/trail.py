@@ -1,6 +1,7 @@
 """The audit journal as a page, and the check of its whole chain. Who reads it is on record there too."""
 
 import asyncio
+from collections.abc import Container
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +18,7 @@ from temper.serve.verify import verify
 
 AT = "/review/trail"
 PAGE = 100
+HIDDEN = "shown once you have rated this item, or opened it"
 
 
 def routes(gateway: Gateway) -> APIRouter:
@@ -31,6 +33,7 @@ def routes(gateway: Gateway) -> APIRouter:
             last = rows[PAGE - 1]
             marked = {"kind": kind, "subject": subject, "before": f"{last['at']!r} {last['lane']} {last['seq']}"}
             older = f"{AT}?{urlencode(marked)}"
+        blind = await gateway.holds.unseen(signed.person, gateway.guard.policy.review.second)
         gateway.journal.write("trail.viewed", signed.person.id, {"kind": kind[:32], "subject": subject[:48]})
         await gateway.journal.settled()
         return page(
@@ -38,7 +41,7 @@ def routes(gateway: Gateway) -> APIRouter:
             title="Audit trail",
             at=AT,
             **signed.shown,
-            rows=rows[:PAGE],
+            rows=[{**row, "body": HIDDEN} if _tells(row["kind"], row["subject"], blind) else row for row in rows[:PAGE]],
             kinds=sorted(kinds),
             chosen={"kind": kind, "subject": subject},
             older=older,
@@ -58,6 +61,11 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
+def _tells(kind: str, subject: str, blind: Container[str]) -> bool:
+    """Whether a row holds the verdict of an item that its reader may still rate blind."""
+    return kind in ("hold.rated", "hold.decided") and subject in blind
+
+
 def _wanted(kind: str, subject: str, before: str) -> Any:
     """The newest rows that fit; `before` is the place of the last row shown, as "at lane seq"."""
     wanted = select(journal).order_by(journal.c.at.desc(), journal.c.lane.desc(), journal.c.seq.desc()).limit(PAGE + 1)
@@ -66,7 +74,7 @@ def _wanted(kind: str, subject: str, before: str) -> Any:
     if subject:
         wanted = wanted.where(journal.c.subject == clean(subject, 48))
     match before.split(" "):
-        case [at, lane, seq] if _number(at) and seq.isdecimal():
+        case [at, lane, seq] if _number(at) and seq.isdecimal() and len(seq) < 20:
             here = float(at)
             same = and_(
                 journal.c.at == here,
@@ -80,4 +88,4 @@ def _wanted(kind: str, subject: str, before: str) -> Any:
 
 
 def _number(given: str) -> bool:
-    return given.replace(".", "", 1).isdecimal()
+    return len(given) < 40 and given.replace(".", "", 1).isdecimal()
