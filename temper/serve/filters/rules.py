@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import re2
 
 from temper.errors import PolicyError
-from temper.serve.filters.patterns import LONGEST, Patterns, folded_pattern, literal, options, tail, width
+from temper.serve.filters.patterns import LONGEST, Patterns, cased, folded_pattern, literal, options, tail, width
 from temper.serve.fold import fold
 from temper.serve.verdict import ACTIONS, OUTPUT, Action, Canary, Channel, Finding, Pace, View, canary_turn
 
@@ -68,14 +68,13 @@ class Rules:
             if rule.id in seen:
                 raise PolicyError(f"rule {rule.id!r} is there twice; every rule needs an id of its own")
             seen.add(rule.id)
-        sources = [_source(r) for r in self.rules]
-        spans = [_reach(r, s) for r, s in zip(self.rules, sources, strict=True)]
-        patterns = Patterns(
-            [s if r.phrases else folded_pattern(s) for r, s in zip(self.rules, sources, strict=True)],
-            [s if r.exact else "" for r, s in zip(self.rules, sources, strict=True)],
-        )
+        made = [(n, *source) for n, rule in enumerate(self.rules) for source in _sources(rule)]
+        patterns = Patterns([m[1] for m in made], [m[2] for m in made], [m[3] for m in made])
+        spans = [_reach(r) for r in self.rules]
         # no fields: a policy cannot set them, and two filters with the same rules are equal
         object.__setattr__(self, "_patterns", patterns)
+        object.__setattr__(self, "_planted", tuple(tuple((r.id, text) for text in _examples(r)) for r in self.rules))
+        object.__setattr__(self, "_of", tuple(m[0] for m in made))
         object.__setattr__(self, "_back", max(spans, default=0))
         object.__setattr__(self, "_reach", max((n for n, r in zip(spans, self.rules, strict=True) if not r.shadow), default=0))
 
@@ -95,7 +94,7 @@ class Rules:
         start = max(part.fresh - self._back - 1, 0)  # type: ignore[attr-defined]
         found = []
         for hit in patterns.within(part, start, view.fresh, view.text):
-            rule = self.rules[hit.index]
+            rule = self.rules[self._of[hit.index]]  # type: ignore[attr-defined]
             if rule.channels and view.channel not in rule.channels:
                 continue
             if rule.phrases and rule.words and not _stands_alone(view.text, hit.start, hit.end, hit.text):
@@ -104,11 +103,13 @@ class Rules:
         return found
 
     def canary(self, channel: Channel, /) -> Canary:
-        """What the first rule of the channel matches. Raises `PolicyError` for a channel that no rule reads."""
-        for rule in self.rules:
-            if not rule.channels or channel in rule.channels:
-                return Canary(_example(rule), canary_turn())
-        raise PolicyError(f"no rule reads {channel}; leave it out of the channels of the filter")
+        """What the first rule of the channel matches, and a text for each phrase and pattern. Raises `PolicyError` for a channel
+        that no rule reads.
+        """
+        planted = tuple(p for r, p in zip(self.rules, self._planted, strict=True) if not r.channels or channel in r.channels)  # type: ignore[attr-defined]
+        if not planted:
+            raise PolicyError(f"no rule reads {channel}; leave it out of the channels of the filter")
+        return Canary(planted[0][0][1], canary_turn(), tuple(pair for pairs in planted for pair in pairs))
 
 
 def _finding(rule: Rule, start: int, end: int) -> Finding:
@@ -117,18 +118,20 @@ def _finding(rule: Rule, start: int, end: int) -> Finding:
     return Finding("rules", rule.id, rule.category or "rule", action, start, end, rule.replacement, why=why, shadow=rule.shadow)
 
 
-def _source(rule: Rule) -> str:
-    """The rule as one RE2 pattern. Raises `PolicyError` saying what is wrong with it and how to write it."""
+def _sources(rule: Rule) -> list[tuple[str, str, str]]:
+    """The rule as RE2 patterns for folded text, each with the one for text that keeps its case, "" where case is one, and with
+    the folded phrase that it is, "" for a pattern. Raises `PolicyError` saying what is wrong with it and how to write it.
+    """
     where = f"rule {rule.id!r}"
     if bool(rule.pattern) == bool(rule.phrases):
         raise PolicyError(f"{where}: give either a `pattern` or `phrases`")
     if rule.phrases:
-        made = [literal(p) for p in rule.phrases]
-        if not all(made):
+        if not all(map(literal, rule.phrases)):
             raise PolicyError(f"{where}: an empty phrase is in every text; take it out")
-        if rule.exact:
-            made = [re2.escape(p) for p in rule.phrases]
-        return f"(?:{'|'.join(made)})"
+        return [
+            (literal(p), re2.escape(cased(p).strip()) if rule.exact else "", fold(p).text.strip())
+            for p in dict.fromkeys(rule.phrases)
+        ]
     for opening, kind in _LOOKS.items():
         if opening in re.sub(r"\\.|\[[^\]]*\]", "", rule.pattern):
             raise PolicyError(f"{where}: RE2 has no {kind}, {opening}...), which would make time explode; {_INSTEAD}")
@@ -143,7 +146,7 @@ def _source(rule: Rule) -> str:
         raise PolicyError(f"{where}: not an RE2 pattern: {message.decode() if isinstance(message, bytes) else message}") from None
     if compiled.search("") or _fewest(rule.pattern) == 0:
         raise PolicyError(f"{where}: the pattern matches the empty text, so every text; make one part of it necessary")
-    return rule.pattern
+    return [(folded_pattern(rule.pattern), rule.pattern if rule.exact else "", "")]
 
 
 def _fewest(pattern: str) -> int:
@@ -153,7 +156,7 @@ def _fewest(pattern: str) -> int:
         return 1
 
 
-def _reach(rule: Rule, source: str) -> int:
+def _reach(rule: Rule) -> int:
     """Folded characters of the rule's longest match. Raises `PolicyError` where there is none and text is streamed."""
     if rule.phrases:
         return max(len(fold(p).text) for p in rule.phrases)
@@ -162,7 +165,7 @@ def _reach(rule: Rule, source: str) -> int:
         longest: int | None = rule.reach
     else:
         try:
-            longest = width(folded_pattern(source))[1]
+            longest = width(folded_pattern(rule.pattern))[1]
         except PolicyError as error:
             raise PolicyError(f"rule {rule.id!r}: {error}") from None
     if not streamed:
@@ -186,17 +189,19 @@ def _joins(left: str, right: str) -> bool:
     return left.isalnum() and right.isalnum() and not any(a <= c <= b for a, b in _TOGETHER for c in (left, right))
 
 
-def _example(rule: Rule) -> str:
-    """A text that the rule matches. Raises `PolicyError` where none was found and none was given."""
+def _examples(rule: Rule) -> Sequence[str]:
+    """Texts that the rule matches, one for each phrase. Raises `PolicyError` where none was found and none was given."""
     if rule.phrases or rule.example:
-        return rule.example or rule.phrases[0]
+        return rule.phrases or (rule.example,)
     try:
         made = _spoken(_parser.parse(rule.pattern))
     except re.error:
         made = ""
-    if not re2.search(folded_pattern(rule.pattern), fold(made).text, options()):
+    compiled = re2.compile(folded_pattern(rule.pattern), options())
+    fitting = next((t for t in (made, f"x{made}x", f" {made} ") if compiled.search(fold(t).text)), None)
+    if fitting is None:
         raise PolicyError(f"rule {rule.id!r}: no text was found that it matches; give one as `example`, for the self-test")
-    return made
+    return (fitting,)
 
 
 def _spoken(parts: Any) -> str:
