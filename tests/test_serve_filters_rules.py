@@ -49,6 +49,7 @@ def test_a_phrase_is_whole_words_unless_told_otherwise(text):
 
 def test_a_phrase_in_a_script_without_spaces_needs_none():
     assert matched(phrases("禁止的词"), "这是禁止的词吗") == [("r", "禁止的词")]
+    assert matched(phrases("copper lantern", "금지어"), "Copper Lantern을 금지어를") == [("r", "Copper Lantern"), ("r", "금지어")]
 
 
 def test_exact_rules_count_case_and_see_through_hidden_characters():
@@ -117,7 +118,9 @@ def test_a_rule_has_its_own_action_channels_category_and_replacement():
         rules.canary(Channel.REASONING)
 
 
-@pytest.mark.parametrize("pattern", [r"ab{3,5}(c|d)[x-z]\d\s\bq", r"[^a-z]{3}", r"(?:foo|bar) \w{2}", r"a.c", r"zx-\d{4}"])
+@pytest.mark.parametrize(
+    "pattern", [r"ab{3,5}(c|d)[x-z]\d\s\bq", r"[^a-z]{3}", r"(?:foo|bar) \w{2}", r"a.c", r"zx-\d{4}", r"on .{0,9} off"]
+)
 def test_the_self_test_of_a_pattern_is_a_text_it_matches(pattern):
     rule = Rules((Rule("r", pattern=pattern),))
     assert matched(rule, rule.canary(Channel.CONTENT).text)

@@ -24,9 +24,8 @@ _MARKS = _OVER + (
     r"\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dca\u0dcf\u0ddf\u102e\u1161-\u1175\u11a8-\u11c2\u1b35\u3099\u309a"
 )
 """What may combine with the character before it, Korean vowels and finals too."""
-_SHRINKS = re.compile(r"\s\s|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _RUN = re.compile(r"[\x00-\x20\x7f]{2,}|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""Where folded ASCII text is shorter than its raw form: whether it is so, and each such run."""
+"""Each run in which folded ASCII text is shorter than its raw form."""
 _CLUSTER = re.compile(rf"[\s\u2800{_UNSEEN}]+|[!-~]+(?: [!-~]+)*(?![{_MARKS}{_UNSEEN}])|.(?:[{_UNSEEN}]*[{_MARKS}])*", re.DOTALL)
 _HIDDEN = re.compile(f"[{_UNSEEN}]+")
 _LEFT_OVER = re.compile(f"[{_UNSEEN}{_OVER}]+")
@@ -172,9 +171,8 @@ def _decoded(raw: str) -> tuple[str, list[int]]:
 
 def _folded(raw: str) -> Folded:
     if raw.isascii():
-        if _SHRINKS.search(raw) is not None:
-            return _shrunk(raw)
-        return Folded(_spaced(raw))
+        spaced = _spaced(raw)
+        return Folded(spaced) if "  " not in spaced and spaced.isprintable() else _shrunk(raw)
     if _MIXED.search(raw) is not None:
         raw = _WORD.sub(_as_latin, raw)
     text = raw.translate(_TABLE)

@@ -21,8 +21,16 @@ _LOOKS = {"(?=": "look-ahead", "(?!": "negative look-ahead", "(?<=": "look-behin
 _INSTEAD = "match the words around it too, or list what is wanted with |"
 _KINDS = (("DIGIT", r"\d", r"\D"), ("SPACE", r"\s", r"\S"), ("WORD", r"\w", r"\W"))
 _CATEGORIES = {f"CATEGORY_{n}{k}": c for k, d, u in _KINDS for n, c in (("", d), ("NOT_", u))}
-_TOGETHER = (("\u0e00", "\u0eff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"))
-"""Scripts that write words without spaces: Thai and Lao, Burmese, Khmer, kana, Han. A phrase in them has no word boundary."""
+_TOGETHER = (
+    ("\u0e00", "\u0eff"),
+    ("\u1000", "\u109f"),
+    ("\u1780", "\u17ff"),
+    ("\u3040", "\u30ff"),
+    ("\u3400", "\u9fff"),
+    ("\uac00", "\ud7a3"),
+)
+"""Scripts that write words without spaces: Thai and Lao, Burmese, Khmer, kana, Han; and Korean, whose particles stand at words.
+A phrase in them, or beside them, has no word boundary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,33 +202,37 @@ def _examples(rule: Rule) -> Sequence[str]:
     if rule.phrases or rule.example:
         return rule.phrases or (rule.example,)
     try:
-        made = _spoken(_parser.parse(rule.pattern))
+        parsed = _parser.parse(rule.pattern)
+        made = [_spoken(parsed, 0), _spoken(parsed, 1)]
     except re.error:
-        made = ""
+        made = []
     compiled = re2.compile(folded_pattern(rule.pattern), options())
-    fitting = next((t for t in (made, f"x{made}x", f" {made} ") if compiled.search(fold(t).text)), None)
+    around = (text for m in made for text in (m, f"x{m}x", f" {m} "))
+    fitting = next((text for text in around if compiled.search(fold(text).text)), None)
     if fitting is None:
         raise PolicyError(f"rule {rule.id!r}: no text was found that it matches; give one as `example`, for the self-test")
     return (fitting,)
 
 
-def _spoken(parts: Any) -> str:
-    """The shortest text of a parsed pattern, more or less: the first of each choice, as few repeats as are allowed."""
-    return "".join(_part(str(op), value) for op, value in parts)
+def _spoken(parts: Any, least: int) -> str:
+    """The shortest text of a parsed pattern, more or less: the first of each choice, as few repeats as are allowed, `least` of
+    each at least.
+    """
+    return "".join(_part(str(op), value, least) for op, value in parts)
 
 
-def _part(op: str, value: Any) -> str:
+def _part(op: str, value: Any, least: int) -> str:
     match op:
         case "LITERAL":
             return chr(value)
         case "ANY" | "NOT_LITERAL":
             return "x" if value != ord("x") else "y"
         case "MAX_REPEAT" | "MIN_REPEAT":
-            return _spoken(value[2]) * int(value[0])
+            return _spoken(value[2], least) * max(int(value[0]), least)
         case "SUBPATTERN":
-            return _spoken(value[3])
+            return _spoken(value[3], least)
         case "BRANCH":
-            return _spoken(value[1][0])
+            return _spoken(value[1][0], least)
         case "IN":
             return _member(value)
         case "RANGE":
@@ -233,7 +245,7 @@ def _member(choices: Any) -> str:
     """A character of a class: of those at hand the first that fits."""
     negated = str(choices[0][0]) == "NEGATE"
     fitting = (c for c in "x0 -#" if any(_covers(str(op), v, c) for op, v in choices) != negated)
-    return next(fitting, "" if negated else _part(str(choices[0][0]), choices[0][1]))
+    return next(fitting, "" if negated else _part(str(choices[0][0]), choices[0][1], 1))
 
 
 def _covers(op: str, value: Any, char: str) -> bool:
