@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTED := $(VENV)/.tested
 
-.PHONY: demo test check bench install clean
+.PHONY: demo serve try test check bench install clean
 
 install: $(STAMP)
 
@@ -15,6 +15,14 @@ $(STAMP): pyproject.toml scripts/install
 
 demo: $(STAMP)  ## train base / SFT / RL / hybrid on the embedded model and write one report
 	$(BIN)/temper run recipes/quickstart.toml
+
+serve: $(STAMP)  ## the guarded gateway before SmolLM2-135M on http://127.0.0.1:8080, until Ctrl-C
+	mkdir -p runs/serve
+	$(BIN)/temper serve smollm2-135m --policy examples/serve-policy.toml --database sqlite:///runs/serve/temper.db \
+		--secret runs/serve/secret --checkpoints runs/serve/checkpoints
+
+try: $(STAMP)  ## in a second terminal: a request that is blocked, one that is held, its release
+	scripts/try
 
 # the client of the previous major version has an environment of its own
 PREVIOUS := $(VENV)/openai-previous
@@ -45,6 +53,8 @@ bench: $(STAMP)  ## side-by-side benchmarks, about an hour; rows in results/benc
 	$(BIN)/python bench/intervals.py
 	$(BIN)/python bench/nulls.py
 	$(BIN)/python bench/report.py
+	$(BIN)/python bench/audit_journal.py
+	$(BIN)/python bench/guard.py --peers $(VENV)/peers
 	$(BIN)/python bench/grpo.py
 
 clean:

@@ -403,7 +403,7 @@ def test_the_table_has_a_row_for_everything(cache: Path) -> None:
 
 
 def test_without_the_train_extra_it_says_what_is_missing_and_how_to_get_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "lacking", lambda: {"": [], "train": ["torch", "trl"], "verify": []})
+    monkeypatch.setattr(verb, "lacking", lambda: {"": [], "train": ["torch", "trl"], "serve": [], "verify": []})
     found = told()
     assert found["extras"]["train"] == {"missing": ["torch", "trl"], "install": "pip install 'temper-llm[train]'"}  # type: ignore[index]
     assert "pip install 'temper-llm[train]'" in found["choices"]["models"]["why"]  # type: ignore[index]
@@ -414,11 +414,11 @@ def test_without_the_train_extra_it_says_what_is_missing_and_how_to_get_it(cache
 def test_missing_packages_are_found_by_the_extra_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = ["numpy>=2", "no-such-package<3", "no.such_other>=1; extra == 'train'", 'absent; extra == "dev"']
     monkeypatch.setattr(verb.metadata, "requires", lambda package: needed)
-    assert verb.lacking() == {"": ["no-such-package"], "train": ["no.such_other"], "verify": []}
+    assert verb.lacking() == {"": ["no-such-package"], "train": ["no.such_other"], "serve": [], "verify": []}
 
 
 def test_what_is_required_and_broken_ends_with_exit_code_1(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "lacking", lambda: {"": ["tokenizers"], "train": ["torch"], "verify": []})
+    monkeypatch.setattr(verb, "lacking", lambda: {"": ["tokenizers"], "train": ["torch"], "serve": [], "verify": []})
     cache.write_text("a file where the folder should be")
     done = CliRunner().invoke(app, ["doctor", "--json"])
     assert done.exit_code == 1
@@ -434,7 +434,7 @@ def test_a_torch_that_cannot_be_imported_is_told_and_not_raised(cache: Path, mon
         raise ImportError("libtorch.so: cannot open shared object file")
 
     monkeypatch.setattr(verb, "_computing", fails)
-    monkeypatch.setattr(verb, "lacking", lambda: {"": [], "train": [], "verify": []})
+    monkeypatch.setattr(verb, "lacking", lambda: {"": [], "train": [], "serve": [], "verify": []})
     done = CliRunner().invoke(app, ["doctor", "--json"])
     assert done.exit_code == 1
     assert "libtorch.so" in json.loads(done.stdout)["broken"][0]

@@ -28,6 +28,10 @@ class Words:
     word: str = "planted"
     rules: tuple[dict[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.word == "refused":
+            raise PolicyError("word = 'refused'; wanted another")
+
     @property
     def reach(self) -> int:
         return len(self.word)
@@ -142,6 +146,17 @@ def test_shadow_and_reach_hold_back_nothing() -> None:
         ('[filters.words]\non_error = "allow"', "give a `reason`"),
         ('[filters.words]\non_error = "allow"\nreason = "  "', "give a `reason`"),
         ("[rules]\nid = 3", "[[rules]]"),
+        ("filters = 3", "wanted tables"),
+        ("[filters]\nwords = 3", "wanted tables"),
+        ('profile = ["base"]', "wanted one of"),
+        ("name = 3", "name = 3"),
+        ("[filters.words]\nchannels = 3", "wanted a list"),
+        ('[filters.words]\nchannels = "content"', "wanted a list"),
+        ('[filters.words]\nshadow = "perhaps"', "shadow = 'perhaps'"),
+        ("[filters.words]\nreason = 3", "reason = 3"),
+        ("[filters.words]\nkind = 3", "kind = 3"),
+        ('[filters.words]\nword = "refused"', "filters.words: word = 'refused'"),
+        ('[lint]\nchecks = ["vague"]', "checks"),
     ],
 )
 def test_what_is_wrong_is_named_where_it_stands(text: str, said: str) -> None:
@@ -157,7 +172,7 @@ def test_a_reason_allows_what_fails_to_pass() -> None:
 
 
 def test_a_policy_is_read_by_name_or_from_a_file(tmp_path: Path) -> None:
-    assert read_policy("upper").name == "base"
+    assert read_policy("upper").name == "upper"
     file = tmp_path / "mine.toml"
     file.write_text('profile = "upper"\nname = "mine"\n')
     assert read_policy(file).name == "mine"

@@ -84,6 +84,12 @@ def main() -> None:
     except TemperError as error:
         print(f"temper: {spelled_out(str(error))}", file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        lacking = [f"pip install '{doctor.PACKAGE}[{extra}]'" for extra, missing in doctor.lacking().items() if extra and missing]
+        if error.name is None or error.name.startswith("temper") or not lacking:
+            raise
+        print(f"temper: needs {error.name}, which is not installed; {' or '.join(lacking)} brings it", file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from None
     except OSError as error:
         if error.errno is None or error.filename is None:
             raise

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 PACKAGE = "temper-llm"
-EXTRAS = ("train", "verify")
+EXTRAS = ("train", "serve", "verify")
 MEMORY = "memory GB/s"
 Row = tuple[str, str, str]
 
