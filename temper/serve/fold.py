@@ -44,6 +44,7 @@ _DISGUISE = re.compile(rf"[{_ALIKE}{_UNSEEN}{_OVER}]+")
 _UNIFIED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
 """Scripts without spaces, next to which a Latin letter is no disguise."""
 _WORD = re.compile(rf"(?:(?![{_UNIFIED}])[^\W\d_]|[{_UNSEEN}{_OVER}])+")
+_LONGEST_WORD = 64
 _MOST_MARKS = 30
 """Unicode's stream-safe limit: no letter of any language carries more."""
 
@@ -101,9 +102,17 @@ def back(text: str, place: int, reach: int, *, escapes: bool = False) -> int:
     step = reach
     while (start := boundary(text, place - step, escapes=escapes)) > 0:
         if len(fold(text[start:place], escapes=escapes).text) >= reach:
-            return start
+            return boundary(text, _word(text, start), escapes=escapes)
         step *= 2
     return 0
+
+
+def _word(text: str, place: int) -> int:
+    """The beginning of the word that a place stands in: its first letters may tell how the others are read."""
+    least = max(place - _LONGEST_WORD, 0)
+    while place > least and text[place - 1].isalpha():
+        place -= 1
+    return place
 
 
 def boundary(text: str, place: int, *, escapes: bool = False) -> int:
