@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from temper.serve import canary
 from temper.serve.canary import Readiness
+from temper.serve.filters.rules import Rule, Rules
 from temper.serve.guard import Guard
-from temper.serve.policy import read_policy, shipped
+from temper.serve.policy import Setting, read_policy, shipped
 from temper.serve.pool import Pool
 from temper.serve.release import Release
 from temper.serve.tables import journal
@@ -167,3 +168,9 @@ def test_a_policy_of_many_light_filters_is_tested_in_well_under_two_seconds() ->
     before = time.thread_time()
     assert checked(guard).ok
     assert time.thread_time() - before < 1.5
+
+
+def test_every_rule_must_fire_and_not_the_first_alone() -> None:
+    rules = Rules((Rule("kept", phrases=("copper lantern",)), Rule("deaf", pattern="zx-[0-9]{4}", example="nothing of the kind")))
+    made = checked(Guard(policy(Setting("rules", "rules", rules, (Channel.CONTENT,), Action.BLOCK))))
+    assert any("'deaf' did not fire" in why for why in made.why), made.why

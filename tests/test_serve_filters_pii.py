@@ -120,3 +120,31 @@ def test_an_iban_ends_where_its_country_says():
 def test_wrong_settings_are_told(options):
     with pytest.raises(PolicyError):
         Pii(**options)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4539 1488 0343 6467 123",
+        "2027 4539 1488 0343 6467",
+        "27 4539 1488 0343 6467 12/27",
+        "12 34 56 4539-1488-0343-6467",
+        "4539 1488 0343 6467 4539 1488 0343 6467",
+    ],
+)
+def test_digits_beside_a_card_do_not_hide_it(text):
+    found = Pii()(View(Channel.CONTENT, text, canary_turn()))
+    assert {text[f.start : f.end].replace("-", " ") for f in found} == {"4539 1488 0343 6467"}
+    assert len(found) == text.count("6467")
+
+
+def test_digits_after_a_phone_number_do_not_hide_it():
+    text = "+44 20 7946 0958 12"
+    assert [text[f.start : f.end] for f in Pii()(View(Channel.CONTENT, text, canary_turn()))] == ["+44 20 7946 0958"]
+
+
+def test_the_self_test_plants_every_kind():
+    made = Pii()
+    for kind, text in made.canary(Channel.CONTENT).others:
+        assert kind in {f.rule for f in made(View(Channel.CONTENT, text, canary_turn()))}
+    assert {kind for kind, _ in made.canary(Channel.CONTENT).others} == set(made.kinds)

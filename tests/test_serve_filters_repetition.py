@@ -23,7 +23,7 @@ def found(text, *, fresh=0, final=True, **options):
 
 @pytest.mark.parametrize("unit", ["a", "ab", "no. ", "I will do it now. ", "-" * 24 + "x" + "-" * 24 + "y", PASSAGE])
 def test_the_same_over_and_over_is_a_loop_whatever_its_period(unit):
-    looped = PROSE + unit * (max(1600, 5 * len(unit)) // len(unit))
+    looped = PROSE + unit * (max(6400, 9 * len(unit)) // len(unit))
     assert found(looped)
     assert not found(PROSE + unit * 2)
 
@@ -33,15 +33,15 @@ def test_passages_with_a_counter_between_them_are_a_loop():
 
 
 def test_a_loop_is_seen_in_a_stream_soon_and_before_its_end():
-    text = PROSE + "and again " * 400
+    text = PROSE + "and again " * 900
     for end in range(128, len(text), 128):
         if found(text[:end], fresh=end - 128, final=False):
             break
-    assert end - len(PROSE) <= 800 + 2 * 128
+    assert end - len(PROSE) <= 3200 + 2 * 128
 
 
 def test_a_finding_never_touches_the_end_of_a_view_that_goes_on():
-    text = PROSE + "again " * 300
+    text = PROSE + "again " * 900
     for f in Repetition()(View(Channel.CONTENT, text, canary_turn(), 0, False)):
         assert f.end < len(text)
 
@@ -54,8 +54,13 @@ def test_a_finding_never_touches_the_end_of_a_view_that_goes_on():
         "-" * 200 + "\n" + PROSE[:300],
         "\n".join(f"def test_{i}():\n    assert f({i}) == {i * 31 % 97}" for i in range(60)),
         "ha " * 60,
+        "| Date | Task | Done |\n|---|---|---|\n" + "|      |      |      |\n" * 60,
+        "[[" + "], [".join(["0, " * 19 + "0"] * 20) + "]]",
+        "[" + ",\n".join(['{"name": "item", "active": true, "value": null}'] * 40) + "]",
+        "\n\n".join(["Row, row, row your boat,\nGently down the stream.\nMerrily, merrily, merrily.\nLife is but a dream."] * 8),
+        "The quick brown fox jumps over the lazy dog. " * 40,
     ],
-    ids=["prose", "table", "rule", "code", "laughter"],
+    ids=["prose", "table", "rule", "code", "laughter", "form", "matrix", "json", "song", "sentence"],
 )
 def test_tables_code_and_lines_are_none(text):
     assert not found(text)

@@ -49,6 +49,7 @@ def test_a_phrase_is_whole_words_unless_told_otherwise(text):
 
 def test_a_phrase_in_a_script_without_spaces_needs_none():
     assert matched(phrases("禁止的词"), "这是禁止的词吗") == [("r", "禁止的词")]
+    assert matched(phrases("copper lantern", "금지어"), "Copper Lantern을 금지어를") == [("r", "Copper Lantern"), ("r", "금지어")]
 
 
 def test_exact_rules_count_case_and_see_through_hidden_characters():
@@ -117,7 +118,9 @@ def test_a_rule_has_its_own_action_channels_category_and_replacement():
         rules.canary(Channel.REASONING)
 
 
-@pytest.mark.parametrize("pattern", [r"ab{3,5}(c|d)[x-z]\d\s\bq", r"[^a-z]{3}", r"(?:foo|bar) \w{2}", r"a.c", r"zx-\d{4}"])
+@pytest.mark.parametrize(
+    "pattern", [r"ab{3,5}(c|d)[x-z]\d\s\bq", r"[^a-z]{3}", r"(?:foo|bar) \w{2}", r"a.c", r"zx-\d{4}", r"on .{0,9} off"]
+)
 def test_the_self_test_of_a_pattern_is_a_text_it_matches(pattern):
     rule = Rules((Rule("r", pattern=pattern),))
     assert matched(rule, rule.canary(Channel.CONTENT).text)
@@ -180,3 +183,55 @@ def test_a_set_that_gives_up_over_a_text_is_an_error_and_not_a_text_without_find
     small._set = GivesUp()
     with pytest.raises(GuardError, match="memory"):
         small.occurring("b")
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "found"),
+    [
+        (("art", "artful dodger"), "an artful dodger", "artful dodger"),
+        (("art", "art deco"), "art decorum", "art"),
+        (("big art", "art deco"), "xbig art deco", "art deco"),
+        (("foo foo",), "xfoo foo foo", "foo foo"),
+    ],
+)
+def test_a_phrase_that_is_part_of_a_longer_word_hides_no_other(given, text, found):
+    assert ("r", found) in matched(phrases(*given), text)
+
+
+@pytest.mark.parametrize(
+    "text", ["Copper\nLantern", "Copper   Lantern", "Ｃopper Lantern", "copper Copper Lantern", "Copper Lantern"]
+)
+def test_exact_phrases_are_found_across_lines_and_in_other_forms(text):
+    assert matched(phrases("Copper Lantern", exact=True), f"a {text} b")
+    assert not matched(phrases("Copper Lantern", exact=True), f"a {text} b".lower())
+
+
+def test_exact_phrases_are_folded_as_the_text_is():
+    assert matched(phrases("Straße", "ﬁne Copper", exact=True), "die Straße") == [("r", "Straße")]
+    assert matched(phrases("ﬁne Copper", exact=True), "a fine Copper lamp") == [("r", "fine Copper")]
+
+
+def test_what_an_exact_rule_finds_in_the_wrong_case_hides_nothing():
+    rule = Rules((Rule("key", pattern=r"a.{0,8}?KEY", exact=True),))
+    assert matched(rule, "a key KEY") == [("key", "a key KEY")]
+    inner = Rules((Rule("key", pattern=r"\BKEY", exact=True),))
+    assert matched(inner, "monKEY") == [("key", "KEY")]
+    assert matched(inner, r'{"a": "line\nmon\u004bEY"}', channel=Channel.TOOL_ARGS) == [("key", r"\u004bEY")]
+
+
+def test_the_self_test_has_a_text_for_every_phrase_and_pattern_of_the_channel():
+    made = Rules(
+        (
+            Rule("a", phrases=("copper lantern", "tin drum")),
+            Rule("b", pattern=r"zx-\d{4}"),
+            Rule("c", phrases=("only in thoughts",), channels=(Channel.REASONING,)),
+        )
+    )
+    assert [rule for rule, _ in made.canary(Channel.CONTENT).others] == ["a", "a", "b"]
+    for rule, text in made.canary(Channel.REASONING).others:
+        assert (rule, text) in matched(made, text, channel=Channel.REASONING)
+
+
+def test_a_rule_that_cannot_be_tested_is_refused_when_it_is_read():
+    with pytest.raises(PolicyError, match=r"'second'.*example"):
+        Rules((Rule("first", phrases=("copper lantern",)), Rule("second", pattern=r"pass:\n\d{4}")))

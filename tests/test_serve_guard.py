@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from temper.serve.guard import Guard, redacted
+from temper.serve.guard import AT_ONCE, Guard, redacted
 from temper.serve.policy import ChannelPolicy, Policy, Setting
 from temper.serve.pool import Pool
 from temper.serve.verdict import EMPTY, Action, Canary, Channel, Finding, Pace, Turn, Verdict, View, canary_turn
@@ -170,3 +170,31 @@ def test_redactions_merge_where_they_overlap() -> None:
     ]
     assert redacted("0123456789", [*cut, Finding("x", action=Action.BLOCK, start=6, end=7)]) == "A679"
     assert redacted("0123456789", [Finding("x", action=Action.REDACT, replacement="all")]) == "all"
+
+
+def test_long_texts_are_read_in_the_pool_by_every_filter() -> None:
+    threads: list[str] = []
+
+    def told(view: View) -> Sequence[Finding]:
+        threads.append(threading.current_thread().name)
+        return ()
+
+    async def go(text: str) -> None:
+        pool = Pool()
+        await guard(does(told)).judge(View(Channel.CONTENT, text, EMPTY), pool=pool)
+        await pool.close()
+
+    asyncio.run(go("short"))
+    asyncio.run(go("long " * AT_ONCE))
+    assert not threads[0].startswith("filter") and threads[1].startswith("filter")
+
+
+def test_what_a_library_in_rust_raises_is_a_failure_like_any_other() -> None:
+    class PanicException(BaseException):
+        pass
+
+    def panics(view: View) -> Sequence[Finding]:
+        raise PanicException
+
+    verdict = judged(guard(does(panics)))
+    assert verdict.errors == ("does",) and verdict.action is Action.BLOCK

@@ -74,7 +74,7 @@ def test_the_threshold_is_the_graders_unless_one_is_given(heard: Heard, value: f
     heard.value = value
     found = judged("text", Harm(threshold=given, request_threshold=0.99))
     assert [f.score for f in found] == ([value] if fires else [])
-    assert [f.category for f in found] == (["vcr"] if fires else [])
+    assert [f.category for f in found] == (["violent crimes"] if fires else [])
 
 
 def test_input_has_a_threshold_of_its_own(heard: Heard) -> None:

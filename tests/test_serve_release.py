@@ -13,7 +13,7 @@ import pytest
 from temper.serve.guard import Guard
 from temper.serve.policy import ChannelPolicy, Limits, Policy, Setting
 from temper.serve.pool import Pool
-from temper.serve.release import SCAN_S, Answer, Call, Delta, Release
+from temper.serve.release import MOST_FINDINGS, SCAN_S, Answer, Call, Delta, Release
 from temper.serve.verdict import EMPTY, OUTPUT, Action, Canary, Channel, Finding, Pace, Turn, View, canary_turn
 
 C, R, T = Channel.CONTENT, Channel.REASONING, Channel.TOOL_ARGS
@@ -342,6 +342,21 @@ def test_too_much_that_can_neither_be_released_nor_refused_is_blocked() -> None:
     assert texts(go(strict, *pieces(C, LONG * 4, 50))) == LONG * 4
     endless = Release(guard(setting(), limits=small), EMPTY, thinks=False, strict=True)
     assert go(endless, *pieces(C, LONG * 40, 50)) == [] and endless.stopped is Action.BLOCK
+
+
+def test_what_waits_is_not_read_again_at_every_tick() -> None:
+    """60,000 characters of nothing: each scan has to read all of them, so there must be few."""
+    release = Release(guard(setting()), EMPTY, thinks=False, clock=lambda: 0.0)
+    assert sum(release.feed(d) and asyncio.run(release.scan()) is not None for d in pieces(C, "\u200b" * 60_000, 100)) < 150
+    timed = Release(guard(setting()), EMPTY, thinks=False, clock=iter(range(10_000)).__next__)
+    go(timed, Delta(0, C, "\u200b" * 50_000), end=False)
+    assert not timed.feed(Delta(0, C, "a" * 200)) and timed.feed(Delta(0, C, "a"))  # the clock goes on all the same
+
+
+def test_an_answer_of_too_many_findings_is_blocked() -> None:
+    release = Release(guard(setting(action=Action.REDACT)), EMPTY, thinks=False)
+    go(release, Delta(0, C, "secret, " * (MOST_FINDINGS + 10)))
+    assert release.stopped is Action.BLOCK and len(release.verdict.findings) <= MOST_FINDINGS + 1
 
 
 def test_characters_are_never_cut() -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from temper.serve import logs
-from temper.serve.guard import Guard
+from temper.serve.guard import Guard, opinion
 from temper.serve.policy import Setting
 from temper.serve.release import Delta, Release
 from temper.serve.verdict import OUTPUT, Action, Canary, Channel, Filter, Finding, Mode, Pace, Verdict, View
@@ -143,7 +143,8 @@ async def _cells(guard: Guard, pool: "Pool | None") -> AsyncIterator[Cell]:
 async def _tried(guard: Guard, setting: Setting, channel: Channel, canary: Canary, how: str, pool: "Pool | None") -> str:
     try:
         if how == "live":
-            return _fired(setting, await _among(guard, setting).judge(View(channel, canary.text, canary.turn), pool=pool))
+            verdict = await _among(guard, setting).judge(View(channel, canary.text, canary.turn), pool=pool)
+            return _fired(setting, verdict) or await _every_rule(setting, channel, canary)
         if how == "error":
             return await _failed_as_told(guard, setting, channel, canary, pool)
         mode: Mode = "strict" if how == "plain" else next(m for m in MODES if m == how)
@@ -163,6 +164,17 @@ def _fired(setting: Setting, verdict: Verdict) -> str:
         return "" if all(f.shadow for f in found) else "is in shadow, and its finding counts"
     counted = max((f.action or Action.ALLOW for f in found if not f.shadow), default=Action.ALLOW)
     return "" if verdict.action >= counted else f"fired, and the verdict is {verdict.action.label}, not {counted.label}"
+
+
+async def _every_rule(setting: Setting, channel: Channel, canary: Canary) -> str:
+    """Nothing where every rule of a filter of many fires on its own text; else the first that does not."""
+    for n, (rule, text) in enumerate(canary.others):
+        found, failed = opinion(setting, View(channel, text, canary.turn))
+        if failed or not any(f.rule == rule for f in found):
+            return f"its rule {rule!r} did not fire"
+        if n % 16 == 15:  # thousands of rules must not keep requests waiting
+            await asyncio.sleep(0)
+    return ""
 
 
 async def _released(

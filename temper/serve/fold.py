@@ -24,9 +24,8 @@ _MARKS = _OVER + (
     r"\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dca\u0dcf\u0ddf\u102e\u1161-\u1175\u11a8-\u11c2\u1b35\u3099\u309a"
 )
 """What may combine with the character before it, Korean vowels and finals too."""
-_SHRINKS = re.compile(r"\s\s|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _RUN = re.compile(r"[\x00-\x20\x7f]{2,}|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""Where folded ASCII text is shorter than its raw form: whether it is so, and each such run."""
+"""Each run in which folded ASCII text is shorter than its raw form."""
 _CLUSTER = re.compile(rf"[\s\u2800{_UNSEEN}]+|[!-~]+(?: [!-~]+)*(?![{_MARKS}{_UNSEEN}])|.(?:[{_UNSEEN}]*[{_MARKS}])*", re.DOTALL)
 _HIDDEN = re.compile(f"[{_UNSEEN}]+")
 _LEFT_OVER = re.compile(f"[{_UNSEEN}{_OVER}]+")
@@ -45,6 +44,7 @@ _DISGUISE = re.compile(rf"[{_ALIKE}{_UNSEEN}{_OVER}]+")
 _UNIFIED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
 """Scripts without spaces, next to which a Latin letter is no disguise."""
 _WORD = re.compile(rf"(?:(?![{_UNIFIED}])[^\W\d_]|[{_UNSEEN}{_OVER}])+")
+_LONGEST_WORD = 64
 _MOST_MARKS = 30
 """Unicode's stream-safe limit: no letter of any language carries more."""
 
@@ -102,9 +102,17 @@ def back(text: str, place: int, reach: int, *, escapes: bool = False) -> int:
     step = reach
     while (start := boundary(text, place - step, escapes=escapes)) > 0:
         if len(fold(text[start:place], escapes=escapes).text) >= reach:
-            return start
+            return boundary(text, _word(text, start), escapes=escapes)
         step *= 2
     return 0
+
+
+def _word(text: str, place: int) -> int:
+    """The beginning of the word that a place stands in: its first letters may tell how the others are read."""
+    least = max(place - _LONGEST_WORD, 0)
+    while place > least and text[place - 1].isalpha():
+        place -= 1
+    return place
 
 
 def boundary(text: str, place: int, *, escapes: bool = False) -> int:
@@ -172,9 +180,8 @@ def _decoded(raw: str) -> tuple[str, list[int]]:
 
 def _folded(raw: str) -> Folded:
     if raw.isascii():
-        if _SHRINKS.search(raw) is not None:
-            return _shrunk(raw)
-        return Folded(_spaced(raw))
+        spaced = _spaced(raw)
+        return Folded(spaced) if "  " not in spaced and spaced.isprintable() else _shrunk(raw)
     if _MIXED.search(raw) is not None:
         raw = _WORD.sub(_as_latin, raw)
     text = raw.translate(_TABLE)

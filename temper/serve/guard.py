@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from temper.serve.pool import Pool
 
 log = logging.getLogger(__name__)
+_PANIC = "PanicException"
+"""What libraries in Rust raise when they break; it is no `Exception`."""
 ALL: frozenset[Pace] = frozenset({"window", "sentence", "final"})
+AT_ONCE = 8192
+"""New characters that light filters read in the thread of the requests: some 10 ms where every one of them is hostile."""
 
 
 class Guard:
@@ -39,14 +43,19 @@ class Guard:
         return summed(found, scanned=len(view.text))
 
     async def judge(self, view: View, paces: Iterable[Pace] = ALL, pool: "Pool | None" = None) -> Verdict:
-        """As `scan`, with the heavy filters in the pool, all at once; they are not asked where a light one already blocks."""
+        """As `scan`, with the heavy filters in the pool, all at once; they are not asked where a light one already blocks.
+        Of a long text every filter reads in the pool: no request keeps the others waiting."""
         wanted = [s for s in self.of[view.channel] if s.filter.pace in paces and applies(s, view.turn)]
         heavy = [s for s in wanted if s.filter.heavy] if pool is not None else []
-        light = [self._opinion(s, view) for s in wanted if not heavy or not s.filter.heavy]
-        verdict = summed(light, scanned=len(view.text))
+        light = [s for s in wanted if not heavy or not s.filter.heavy]
+        if pool is not None and len(view.text) - view.fresh > AT_ONCE:
+            read = await asyncio.gather(*(self._pooled(pool, s, view) for s in light))
+        else:
+            read = [self._opinion(s, view) for s in light]
+        verdict = summed(read, scanned=len(view.text))
         if not heavy or pool is None or verdict.action is Action.BLOCK:
             return verdict
-        return summed([*light, *await asyncio.gather(*(self._pooled(pool, s, view) for s in heavy))], scanned=len(view.text))
+        return summed([*read, *await asyncio.gather(*(self._pooled(pool, s, view) for s in heavy))], scanned=len(view.text))
 
     def _opinion(self, setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
         if self.timed is None:
@@ -76,7 +85,9 @@ def opinion(setting: Setting, view: View) -> tuple[Sequence[Finding], str]:
     """One filter's findings with their actions filled in, and its name if it failed."""
     try:
         found = tuple(setting.filter(view))
-    except Exception as error:  # noqa: BLE001  a filter is anybody's code, and whatever it raises must not let text pass
+    except BaseException as error:  # a filter is anybody's code, and whatever it raises must not let text pass
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         log.critical("filter %s failed on %s: %s", setting.name, view.channel, type(error).__name__)
         return failure(setting, type(error).__name__)
     if not found:

@@ -13,6 +13,7 @@ Once a verdict stops the answer nothing more comes out of any channel of any cho
 window is released, and should the model think again, only what follows is held back. The one-way door is `_out`.
 """
 
+import asyncio
 import json
 import re
 import time
@@ -29,6 +30,8 @@ from temper.serve.verdict import Action, Channel, Finding, Pace, Turn, Verdict, 
 
 SCAN_CHARS = 128
 SCAN_S = 0.15
+WAITS = 16
+"""Where much waits that cannot be released (60,000 invisible characters), it is read again only when it grew by a sixteenth."""
 HOLD = 64
 """Folded characters that are held back at least."""
 CONTEXT = 16
@@ -40,6 +43,10 @@ LONGEST_OPEN = 4096
 """A finding at the end of what there is may be undone by what follows; a longer one counts at once."""
 STRICT_TIMES = 16
 """A strict channel holds a whole answer by design: it, and an answer in all, may be so many times `limits.pending_chars` long."""
+MOST_FINDINGS = 4096
+"""Of one answer; one that needs more redactions is blocked. A list of so many addresses is no answer."""
+TURN = 128
+"""Findings that are weighed before other requests have their turn."""
 SHORTEST_SECRET = 4
 """Redacted text of fewer folded characters is not looked for in other channels."""
 _SENTENCE_END = re.compile(r"[.!?…।؟][\"'”’»)\]]*\s|[。！？]|\n")
@@ -50,6 +57,11 @@ _ONE: dict[Pace, frozenset[Pace]] = {
     "window": frozenset({"window"}),
     "sentence": frozenset({"sentence"}),
     "final": frozenset({"final"}),
+}
+_OVERFLOWS = {
+    "length": "characters in one answer",
+    "pending": "characters waited and could not be released",
+    "findings": "findings in one answer",
 }
 _NAMES: frozenset[Pace] = frozenset({"window", "sentence"})
 
@@ -167,6 +179,7 @@ class Release:
         self._errors: dict[str, None] = {}
         self._secrets: dict[str, str] = {}
         self._unscanned = 0
+        self._waiting = 0
         self._fed = 0
         self._last: _Buffer | None = None
         self._pending = guard.policy.limits.pending_chars
@@ -212,9 +225,9 @@ class Release:
         self._fed += len(text)
         self._unscanned += len(text)
         if delta.channel is Channel.CONTENT:  # taken apart when a scan is due: one splitting of 128 characters, not eight of 16
-            if delta.choice not in self._raw:
-                self._raw[delta.choice] = []
-            self._raw[delta.choice].append(text)
+            if (raw := self._raw.get(delta.choice)) is None:
+                raw = self._raw[delta.choice] = []
+            raw.append(text)
         elif delta.channel is Channel.TOOL_ARGS:
             self._called(delta, text)
         elif text:
@@ -224,7 +237,7 @@ class Release:
         return self._unscanned > 0 and self.stopped is None and self._ticked(delta.channel, text)
 
     def _ticked(self, channel: Channel, text: str) -> bool:
-        if self._unscanned >= SCAN_CHARS:
+        if self._unscanned >= SCAN_CHARS and self._unscanned >= self._waiting // WAITS:
             return True
         plan = self._plans.get(channel) or self._plan(channel)
         if plan.observed or (plan.sentences and self._unscanned >= SENTENCE_CHARS and _PAUSE.search(text) is not None):
@@ -328,7 +341,10 @@ class Release:
                     return []
             if self._overfull():
                 return []
-        return [d for b in self._buffers.values() if (d := self._out(b, final=False)) is not None]
+        out = [d for b in self._buffers.values() if (d := self._out(b, final=False)) is not None]
+        held = (len(b.text) - b.released for b in self._buffers.values() if b.plan.treat == "filter" and not b.plan.strict)
+        self._waiting = max(held, default=0)
+        return out
 
     async def end(self) -> list[Delta]:
         """The upstream ended: the last scan, and the rest."""
@@ -412,7 +428,9 @@ class Release:
         verdict = await self._guard.judge(view, paces, self._pool)
         self._errors.update(dict.fromkeys(verdict.errors))
         settled = len(view.text)
-        for f in verdict.findings:
+        for n, f in enumerate(verdict.findings):
+            if n % TURN == TURN - 1:
+                await asyncio.sleep(0)
             if not view.final and f.start < f.end >= len(view.text) and len(view.text) - f.start < max(b.plan.hold, LONGEST_OPEN):
                 settled = settled if f.shadow else min(settled, f.start)
             else:
@@ -424,6 +442,10 @@ class Release:
             f = replace(f, shadow=True)
         key = (b.place, f.filter, f.rule, f.start, f.end)
         if key in self._found:
+            return
+        if len(self._found) >= MOST_FINDINGS:
+            if not f.shadow and not self._halted():
+                self._overflow(b.place, "findings", MOST_FINDINGS)
             return
         self._found[key] = f
         if f.shadow or f.action is None or f.action is Action.ALLOW:
@@ -468,7 +490,7 @@ class Release:
         return False
 
     def _overflow(self, place: Place, rule: str, most: int) -> bool:
-        why = f"more than {most} characters " + ("in one answer" if rule == "length" else "waited and could not be released")
+        why = f"more than {most} {_OVERFLOWS[rule]}"
         self._found[(place, "release", rule, 0, 0)] = Finding("release", rule, "overflow", Action.BLOCK, why=why)
         self._stop(Action.BLOCK)
         return True

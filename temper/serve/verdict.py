@@ -120,10 +120,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A planted text on which a filter must fire, and the turn it stands in: what the self-test at start puts through."""
+    """A planted text on which a filter must fire, and the turn it stands in: what the self-test at start puts through.
+
+    `others` are rules with a text each on which this rule of the filter must fire, for a filter that is many rules in one.
+    """
 
     text: str
     turn: Turn
+    others: tuple[tuple[str, str], ...] = ()
 
 
 class Filter(Protocol):

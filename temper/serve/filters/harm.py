@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 from temper.errors import PolicyError
 from temper.serve.verdict import ACTIONS, Action, Canary, Channel, Finding, Pace, View, canary_turn
+from temper.text.hazards import NAMES
 from temper.text.windows import windows
 from temper.types import Completion, Example, Grader, Message, Score
 
@@ -121,9 +122,12 @@ def _answer(prompt: str, text: str) -> Completion:
 
 
 def _hazard(parts: Mapping[str, float | None]) -> str:
-    """The most likely hazard's code, "harm" where none stands out."""
+    """The most likely hazard in plain words, which people are shown; "harm" where none stands out."""
     likely = {name: p for name, p in parts.items() if name.startswith("hazard:") and p is not None}
-    return max(likely, key=lambda name: likely[name] or 0.0).removeprefix("hazard:") if likely else "harm"
+    if not likely:
+        return "harm"
+    code = max(likely, key=lambda name: likely[name] or 0.0).removeprefix("hazard:")
+    return NAMES.get(code, code)
 
 
 def _grader(spec: str) -> Grader:

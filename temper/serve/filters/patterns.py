@@ -25,6 +25,7 @@ MEMORY = 256 << 20
 _COMMON = 256
 """Folded characters that are looked back at least: filters that look back as far fold the same text, which is folded once."""
 _SLACK = 16
+_RUN = re.compile(r"[\s\u2800]+")
 _SPACES = re.compile(r"(?<!\\)((?:\\\\)*)(?:\\s|\[\\s\]| )[+*](\?)?")
 _CLASSES = re.compile(r"\\[pP](?:\{\^?\w+\}|\w)|\[:\^?\w+:\]")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -77,11 +78,14 @@ def tail(view: View, reach: int) -> Tail:
 
 
 class Patterns:
-    """Compiled patterns; of those in `exact`, one for each or none, what is found must also match with its case kept."""
+    """Compiled patterns. Of those in `exact`, one for each or none, what is found must also match with its case kept. Those in
+    `literals` are folded text and no pattern: they are found wherever they stand, over one another too.
+    """
 
-    def __init__(self, patterns: Sequence[str], exact: Sequence[str] = ()) -> None:
+    def __init__(self, patterns: Sequence[str], exact: Sequence[str] = (), literals: Sequence[str] = ()) -> None:
         self.patterns = tuple(patterns)
         self._exact = tuple(exact) or ("",) * len(self.patterns)
+        self._literals = tuple(literals) or ("",) * len(self.patterns)
         self._set = re2.Set.SearchSet(options())
         for pattern in self.patterns:
             self._set.Add(pattern)
@@ -102,17 +106,23 @@ class Patterns:
 
     def within(self, part: Tail, start: int, fresh: int, raw: str) -> Iterator[Hit]:
         """Matches in the folded text from `start` on that end at the raw place `fresh` or later."""
-        for index, first, last in self.places(part, start):
-            a, b = part.span(first, last)
-            if b >= fresh and (not self._exact[index] or self._case_fits(index, raw[a:b])):
-                yield Hit(index, a, b, part.text[first:last])
+        text = well_formed(part.text[start:])
+        for index in self.occurring(text):
+            for first, last in self._cased(index, part, start, raw) if self._exact[index] else self._places(index, text):
+                a, b = part.span(start + first, start + last)
+                if b >= fresh:
+                    yield Hit(index, a, b, part.text[start + first : start + last])
 
     def places(self, part: Tail, start: int) -> Iterator[tuple[int, int, int]]:
         """Pattern, start and end of every match in the folded text from `start` on, whatever its case."""
         text = well_formed(part.text[start:])
         for index in self.occurring(text):
-            for found in self._one(index).finditer(text):
-                yield index, start + found.start(), start + found.end()
+            yield from ((index, start + first, start + last) for first, last in self._places(index, text))
+
+    def again(self, index: int, text: str, start: int, end: int, reach: int) -> tuple[int, int] | None:
+        """The next match that begins within a match, `text[start:end]`, which was none after all."""
+        found = self._one(index).search(text[start : end + reach], 1)
+        return (start + found.start(), start + found.end()) if found is not None and start + found.start() < end else None
 
     def occurring(self, text: str) -> list[int]:
         """The patterns that occur in a folded text, without their places. Raises `GuardError` when RE2 gives up."""
@@ -126,8 +136,30 @@ class Patterns:
             self._found[index] = re2.compile(self.patterns[index], options())
         return self._found[index]
 
-    def _case_fits(self, index: int, raw: str) -> bool:
-        return re2.search(self._exact[index], well_formed(cased(raw))) is not None
+    def _places(self, index: int, text: str) -> Iterator[tuple[int, int]]:
+        if not (wanted := self._literals[index]):
+            yield from (found.span() for found in self._one(index).finditer(text))
+            return
+        at = text.find(wanted)
+        while at >= 0:
+            yield at, at + len(wanted)
+            at = text.find(wanted, at + 1)
+
+    def _cased(self, index: int, part: Tail, start: int, raw: str) -> Iterator[tuple[int, int]]:
+        """Where an exact pattern occurs. It is looked for in the text with its case, since what is found first whatever its case
+        may hide what it is looking for; where the two texts do not run side by side, in each place found.
+        """
+        kept = cased(raw[part.span(start, start)[0] :]) if start < len(part.text) else ""
+        wanted = part.text[start:]
+        for folded in (fold(kept), fold(kept, escapes=True)):
+            if folded.text == wanted:
+                for found in re2.finditer(self._exact[index], well_formed(kept)):
+                    yield folded.at(found.start()), folded.at(found.end())
+                return
+        for first, last in self._places(index, well_formed(wanted)):
+            a, b = part.span(start + first, start + last)
+            if re2.search(self._exact[index], well_formed(cased(raw[a:b]))) is not None:
+                yield first, last
 
 
 def options() -> "re2.Options":
@@ -151,7 +183,7 @@ def well_formed(text: str) -> str:
 def cased(raw: str) -> str:
     """Folded but for its case: visible characters, compatible forms unified, runs of white space as one, JSON escapes decoded."""
     plain = _ESCAPE.sub(lambda m: chr(int(m[1], 16)), raw) if "\\u" in raw else raw
-    return " ".join(unicodedata.normalize("NFKC", visible(plain)).split(" "))
+    return _RUN.sub(" ", unicodedata.normalize("NFKC", visible(plain)))
 
 
 def folded_pattern(pattern: str) -> str:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
 from temper.errors import PolicyError, nearest
-from temper.serve.filters.patterns import Patterns, folded_pattern, tail, width
+from temper.serve.filters.patterns import Patterns, folded_pattern, tail, well_formed, width
 from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _LETTERS = r"\p{Latin}\p{Greek}\p{Cyrillic}"
 """Letters of addresses. Han is left out: Chinese writes an address without a space before it."""
 KINDS = (
     Kind("email", rf"[{_LETTERS}0-9._%+-]{{1,48}}@(?:[{_LETTERS}0-9-]{{1,32}}\.){{1,3}}[{_LETTERS}]{{2,12}}"),
-    Kind("card", r"\b\d(?:[ -]?\d){12,18}\b", "luhn"),
+    Kind("card", r"\b(?:\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}|\d{4}[ -]?\d{6}[ -]?\d{4,5}|\d{13,19})\b", "luhn"),
     Kind("iban", r"\b[a-z]{2}\d{2}(?: ?[a-z0-9]){11,30}", "iban"),
     Kind("us-ssn", r"\b\d{3}-\d{2}-\d{4}\b", "us.ssn"),
     Kind("uk-nino", r"\b[a-ceghj-prstw-z][a-ceghj-nprstw-z] ?\d{2} ?\d{2} ?\d{2} ?[a-d]\b"),
@@ -65,6 +65,10 @@ KINDS = (
     Kind("ip", r"\b[0-9a-f]{1,4}(?::{1,2}[0-9a-f]{1,4}){3,7}\b"),
 )
 _DEFAULT = tuple(dict.fromkeys(k.id for k in KINDS if k.id != "ip"))
+_WORDS = ("email", "ip")
+"""Kinds of which a part that begins later is no value of its own."""
+_MOST_GROUPS = 4
+"""Groups of digits after a number with a country code that may be something else."""
 _FILES = frozenset("png jpg jpeg gif svg webp ico js ts css json html htm md txt py yml yaml toml pdf zip exe dll".split())  # noqa: SIM905  a list of words reads better
 _NOBODY = re.compile(r"(?:git|no-?reply|do-?not-?reply)@")
 _OTHER = re.compile(
@@ -115,13 +119,19 @@ class Pii:
         for index, a, b in sorted(patterns.places(part, start), key=lambda p: (p[1], -p[2], p[0])):
             kind = kinds[index]
             length = _length(kind, part.text[a:b], part.text[max(a - _CONTEXT, 0) : a], self.regions)
+            stop = b
+            while (
+                not length and kind.id not in _WORDS and (later := patterns.again(index, well_formed(part.text), a, stop, reach))
+            ):
+                a, b = later
+                length = _length(kind, part.text[a:b], part.text[max(a - _CONTEXT, 0) : a], self.regions)
             first, last = part.span(a, a + length)
             if length and last >= view.fresh and not (found and first < found[-1].end):
                 found.append(self._finding(kind, part.text[a : a + length], first, last, view))
         return found
 
     def canary(self, channel: Channel, /) -> Canary:
-        return Canary(EXAMPLES[self.kinds[0]], canary_turn())
+        return Canary(EXAMPLES[self.kinds[0]], canary_turn(), tuple((kind, EXAMPLES[kind]) for kind in self.kinds))
 
     def _finding(self, kind: Kind, value: str, start: int, end: int, view: View) -> Finding:
         scope = view.turn.key if self.same == "key" else view.turn.id
@@ -220,7 +230,8 @@ def _phone(text: str, regions: tuple[str, ...]) -> int:
     import phonenumbers  # 60 ms, and most gateways see no number for a while
 
     if text.startswith("+"):
-        return len(text) if _exists(text, None) else 0
+        ends = [m.end() for m in re.finditer(r"\d+", text)]  # what follows a number may be another one
+        return next((end for end in ends[: -_MOST_GROUPS - 1 : -1] if _exists(text[:end], None)), 0)
     groups = re.findall(r"\d+", text)
     if all(len(g) <= 3 for g in groups) and "." in text and len(groups) == 4:  # an IP address
         return 0

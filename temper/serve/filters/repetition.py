@@ -26,7 +26,8 @@ class Repetition:
     """One finding where the text loops, one where it is longer than `max_chars`.
 
     A loop is a period of any length that fills the last `chars` characters at least `times` times over (whatever is longer), or
-    the same 50 words three times in the last 4,096 characters.
+    the same 50 words three times in the last 4,096 characters, once there are `chars`. Tables with empty cells, matrices of
+    zeros, choruses and lines that somebody asked for repeat themselves too: what is shorter than `chars` is let be.
     """
 
     name: ClassVar[str] = "repetition"
@@ -36,8 +37,8 @@ class Repetition:
     default_channels: ClassVar[tuple[Channel, ...]] = OUTPUT
     default_action: ClassVar[Action] = Action.BLOCK
 
-    chars: int = 800
-    times: int = 4
+    chars: int = 3200
+    times: int = 8
     max_chars: int = 200_000
 
     def __post_init__(self) -> None:
@@ -53,13 +54,13 @@ class Repetition:
             if found := self._circle(view.text, end):
                 return (found,)
         if view.final or view.fresh // _EVERY < len(view.text) // _EVERY:
-            passage = view.text[max(last - _TAIL, 0) : last]
-            if len(passage) >= _EVERY and _compressed(passage) < _DENSE and loops(passage):
+            passage = view.text[max(last - max(_TAIL, self.chars), 0) : last]
+            if len(passage) >= self.chars and _compressed(passage) < _DENSE and loops(passage):
                 return (_finding("loop", last - len(passage), last),)
         return ()
 
     def canary(self, channel: Channel, /) -> Canary:
-        return Canary("again and " * (self.chars * self.times // 10 + 1), canary_turn())
+        return Canary("again and " * (max(self.chars, 10 * self.times) // 10 + self.chars // 10 + 1), canary_turn())
 
     def _circle(self, text: str, end: int) -> Finding | None:
         """A finding where the text up to `end` is one passage over and over."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import re2
 
 from temper.errors import PolicyError
-from temper.serve.filters.patterns import LONGEST, Patterns, folded_pattern, literal, options, tail, width
+from temper.serve.filters.patterns import LONGEST, Patterns, cased, folded_pattern, literal, options, tail, width
 from temper.serve.fold import fold
 from temper.serve.verdict import ACTIONS, OUTPUT, Action, Canary, Channel, Finding, Pace, View, canary_turn
 
@@ -21,8 +21,16 @@ _LOOKS = {"(?=": "look-ahead", "(?!": "negative look-ahead", "(?<=": "look-behin
 _INSTEAD = "match the words around it too, or list what is wanted with |"
 _KINDS = (("DIGIT", r"\d", r"\D"), ("SPACE", r"\s", r"\S"), ("WORD", r"\w", r"\W"))
 _CATEGORIES = {f"CATEGORY_{n}{k}": c for k, d, u in _KINDS for n, c in (("", d), ("NOT_", u))}
-_TOGETHER = (("\u0e00", "\u0eff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"), ("\u3040", "\u30ff"), ("\u3400", "\u9fff"))
-"""Scripts that write words without spaces: Thai and Lao, Burmese, Khmer, kana, Han. A phrase in them has no word boundary."""
+_TOGETHER = (
+    ("\u0e00", "\u0eff"),
+    ("\u1000", "\u109f"),
+    ("\u1780", "\u17ff"),
+    ("\u3040", "\u30ff"),
+    ("\u3400", "\u9fff"),
+    ("\uac00", "\ud7a3"),
+)
+"""Scripts that write words without spaces: Thai and Lao, Burmese, Khmer, kana, Han; and Korean, whose particles stand at words.
+A phrase in them, or beside them, has no word boundary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +76,13 @@ class Rules:
             if rule.id in seen:
                 raise PolicyError(f"rule {rule.id!r} is there twice; every rule needs an id of its own")
             seen.add(rule.id)
-        sources = [_source(r) for r in self.rules]
-        spans = [_reach(r, s) for r, s in zip(self.rules, sources, strict=True)]
-        patterns = Patterns(
-            [s if r.phrases else folded_pattern(s) for r, s in zip(self.rules, sources, strict=True)],
-            [s if r.exact else "" for r, s in zip(self.rules, sources, strict=True)],
-        )
+        made = [(n, *source) for n, rule in enumerate(self.rules) for source in _sources(rule)]
+        patterns = Patterns([m[1] for m in made], [m[2] for m in made], [m[3] for m in made])
+        spans = [_reach(r) for r in self.rules]
         # no fields: a policy cannot set them, and two filters with the same rules are equal
         object.__setattr__(self, "_patterns", patterns)
+        object.__setattr__(self, "_planted", tuple(tuple((r.id, text) for text in _examples(r)) for r in self.rules))
+        object.__setattr__(self, "_of", tuple(m[0] for m in made))
         object.__setattr__(self, "_back", max(spans, default=0))
         object.__setattr__(self, "_reach", max((n for n, r in zip(spans, self.rules, strict=True) if not r.shadow), default=0))
 
@@ -95,7 +102,7 @@ class Rules:
         start = max(part.fresh - self._back - 1, 0)  # type: ignore[attr-defined]
         found = []
         for hit in patterns.within(part, start, view.fresh, view.text):
-            rule = self.rules[hit.index]
+            rule = self.rules[self._of[hit.index]]  # type: ignore[attr-defined]
             if rule.channels and view.channel not in rule.channels:
                 continue
             if rule.phrases and rule.words and not _stands_alone(view.text, hit.start, hit.end, hit.text):
@@ -104,11 +111,13 @@ class Rules:
         return found
 
     def canary(self, channel: Channel, /) -> Canary:
-        """What the first rule of the channel matches. Raises `PolicyError` for a channel that no rule reads."""
-        for rule in self.rules:
-            if not rule.channels or channel in rule.channels:
-                return Canary(_example(rule), canary_turn())
-        raise PolicyError(f"no rule reads {channel}; leave it out of the channels of the filter")
+        """What the first rule of the channel matches, and a text for each phrase and pattern. Raises `PolicyError` for a channel
+        that no rule reads.
+        """
+        planted = tuple(p for r, p in zip(self.rules, self._planted, strict=True) if not r.channels or channel in r.channels)  # type: ignore[attr-defined]
+        if not planted:
+            raise PolicyError(f"no rule reads {channel}; leave it out of the channels of the filter")
+        return Canary(planted[0][0][1], canary_turn(), tuple(pair for pairs in planted for pair in pairs))
 
 
 def _finding(rule: Rule, start: int, end: int) -> Finding:
@@ -117,18 +126,20 @@ def _finding(rule: Rule, start: int, end: int) -> Finding:
     return Finding("rules", rule.id, rule.category or "rule", action, start, end, rule.replacement, why=why, shadow=rule.shadow)
 
 
-def _source(rule: Rule) -> str:
-    """The rule as one RE2 pattern. Raises `PolicyError` saying what is wrong with it and how to write it."""
+def _sources(rule: Rule) -> list[tuple[str, str, str]]:
+    """The rule as RE2 patterns for folded text, each with the one for text that keeps its case, "" where case is one, and with
+    the folded phrase that it is, "" for a pattern. Raises `PolicyError` saying what is wrong with it and how to write it.
+    """
     where = f"rule {rule.id!r}"
     if bool(rule.pattern) == bool(rule.phrases):
         raise PolicyError(f"{where}: give either a `pattern` or `phrases`")
     if rule.phrases:
-        made = [literal(p) for p in rule.phrases]
-        if not all(made):
+        if not all(map(literal, rule.phrases)):
             raise PolicyError(f"{where}: an empty phrase is in every text; take it out")
-        if rule.exact:
-            made = [re2.escape(p) for p in rule.phrases]
-        return f"(?:{'|'.join(made)})"
+        return [
+            (literal(p), re2.escape(cased(p).strip()) if rule.exact else "", fold(p).text.strip())
+            for p in dict.fromkeys(rule.phrases)
+        ]
     for opening, kind in _LOOKS.items():
         if opening in re.sub(r"\\.|\[[^\]]*\]", "", rule.pattern):
             raise PolicyError(f"{where}: RE2 has no {kind}, {opening}...), which would make time explode; {_INSTEAD}")
@@ -143,7 +154,7 @@ def _source(rule: Rule) -> str:
         raise PolicyError(f"{where}: not an RE2 pattern: {message.decode() if isinstance(message, bytes) else message}") from None
     if compiled.search("") or _fewest(rule.pattern) == 0:
         raise PolicyError(f"{where}: the pattern matches the empty text, so every text; make one part of it necessary")
-    return rule.pattern
+    return [(folded_pattern(rule.pattern), rule.pattern if rule.exact else "", "")]
 
 
 def _fewest(pattern: str) -> int:
@@ -153,7 +164,7 @@ def _fewest(pattern: str) -> int:
         return 1
 
 
-def _reach(rule: Rule, source: str) -> int:
+def _reach(rule: Rule) -> int:
     """Folded characters of the rule's longest match. Raises `PolicyError` where there is none and text is streamed."""
     if rule.phrases:
         return max(len(fold(p).text) for p in rule.phrases)
@@ -162,7 +173,7 @@ def _reach(rule: Rule, source: str) -> int:
         longest: int | None = rule.reach
     else:
         try:
-            longest = width(folded_pattern(source))[1]
+            longest = width(folded_pattern(rule.pattern))[1]
         except PolicyError as error:
             raise PolicyError(f"rule {rule.id!r}: {error}") from None
     if not streamed:
@@ -186,36 +197,42 @@ def _joins(left: str, right: str) -> bool:
     return left.isalnum() and right.isalnum() and not any(a <= c <= b for a, b in _TOGETHER for c in (left, right))
 
 
-def _example(rule: Rule) -> str:
-    """A text that the rule matches. Raises `PolicyError` where none was found and none was given."""
+def _examples(rule: Rule) -> Sequence[str]:
+    """Texts that the rule matches, one for each phrase. Raises `PolicyError` where none was found and none was given."""
     if rule.phrases or rule.example:
-        return rule.example or rule.phrases[0]
+        return rule.phrases or (rule.example,)
     try:
-        made = _spoken(_parser.parse(rule.pattern))
+        parsed = _parser.parse(rule.pattern)
+        made = [_spoken(parsed, 0), _spoken(parsed, 1)]
     except re.error:
-        made = ""
-    if not re2.search(folded_pattern(rule.pattern), fold(made).text, options()):
+        made = []
+    compiled = re2.compile(folded_pattern(rule.pattern), options())
+    around = (text for m in made for text in (m, f"x{m}x", f" {m} "))
+    fitting = next((text for text in around if compiled.search(fold(text).text)), None)
+    if fitting is None:
         raise PolicyError(f"rule {rule.id!r}: no text was found that it matches; give one as `example`, for the self-test")
-    return made
+    return (fitting,)
 
 
-def _spoken(parts: Any) -> str:
-    """The shortest text of a parsed pattern, more or less: the first of each choice, as few repeats as are allowed."""
-    return "".join(_part(str(op), value) for op, value in parts)
+def _spoken(parts: Any, least: int) -> str:
+    """The shortest text of a parsed pattern, more or less: the first of each choice, as few repeats as are allowed, `least` of
+    each at least.
+    """
+    return "".join(_part(str(op), value, least) for op, value in parts)
 
 
-def _part(op: str, value: Any) -> str:
+def _part(op: str, value: Any, least: int) -> str:
     match op:
         case "LITERAL":
             return chr(value)
         case "ANY" | "NOT_LITERAL":
             return "x" if value != ord("x") else "y"
         case "MAX_REPEAT" | "MIN_REPEAT":
-            return _spoken(value[2]) * int(value[0])
+            return _spoken(value[2], least) * max(int(value[0]), least)
         case "SUBPATTERN":
-            return _spoken(value[3])
+            return _spoken(value[3], least)
         case "BRANCH":
-            return _spoken(value[1][0])
+            return _spoken(value[1][0], least)
         case "IN":
             return _member(value)
         case "RANGE":
@@ -228,7 +245,7 @@ def _member(choices: Any) -> str:
     """A character of a class: of those at hand the first that fits."""
     negated = str(choices[0][0]) == "NEGATE"
     fitting = (c for c in "x0 -#" if any(_covers(str(op), v, c) for op, v in choices) != negated)
-    return next(fitting, "" if negated else _part(str(choices[0][0]), choices[0][1]))
+    return next(fitting, "" if negated else _part(str(choices[0][0]), choices[0][1], 1))
 
 
 def _covers(op: str, value: Any, char: str) -> bool:

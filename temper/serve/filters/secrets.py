@@ -113,7 +113,8 @@ class Secrets:
     def canary(self, channel: Channel, /) -> Canary:
         """A key nobody owns."""
         text = next((f.example for f in formats() if f.example and f.id not in self.skip), _BLOCK_EXAMPLE)
-        return Canary(text, canary_turn())
+        others = tuple((f.id, f.example) for f in formats() if f.example and f.id not in self.skip)
+        return Canary(text, canary_turn(), (*others, *(() if "private-key" in self.skip else (("private-key", _BLOCK_EXAMPLE),))))
 
 
 @cache
