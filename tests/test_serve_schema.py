@@ -10,7 +10,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from serve_world import world
 
 from temper.serve.keys import SCOPES
@@ -53,7 +53,10 @@ def test_every_route_keeps_to_the_description(served: tuple[str, str]) -> None:
             @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
             @given(operation.as_strategy(generation_mode=mode))
             def conforms(case: schemathesis.Case) -> None:
-                case.call_and_validate(timeout=20, headers=headers, excluded_checks=NOT_CHECKED)
+                answer = case.call(timeout=20, headers=headers)
+                # the check of wrong bodies does not know that 413 refuses one
+                too_large = [negative_data_rejection] if answer.status_code == 413 else []
+                case.validate_response(answer, excluded_checks=[*NOT_CHECKED, *too_large])
 
             try:
                 conforms()
