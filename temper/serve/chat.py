@@ -59,6 +59,8 @@ ALIVE_S: Final = 10.0
 """A stream on which nothing is released says so this often, in seconds, so that nobody between takes it for dead."""
 RETRY_S: Final = 5
 BODY_S: Final = 60.0
+WATCH_S: Final = 0.05
+"""After so many seconds a request is ended at once when its client leaves; until then it is nearly over anyway."""
 DRAINED: Final = 4 * 2**20
 _LIMITS = frozenset(f.name for f in fields(Limits))
 _THINKS = {"auto": None, "yes": True, "no": False}
@@ -107,6 +109,7 @@ class Exchange:
         self.vault_id: str | None = None
         self.row: dict[str, Any] = {}
         self.unrecorded = False
+        self._watch_task: asyncio.Task[None] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -145,11 +148,14 @@ class Exchange:
             raise ApiError(408, "the request did not arrive in time", code="request_timeout") from None
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()
-        watch = asyncio.ensure_future(self._watch(asyncio.current_task()))
+        # no task for each request: most are over before anybody could leave
+        later = asyncio.get_running_loop().call_later(WATCH_S, self._watched, asyncio.current_task())
         try:
             await self._recorded(raw)
         finally:
-            watch.cancel()
+            later.cancel()
+            if self._watch_task is not None:
+                self._watch_task.cancel()
             self.gateway.limits.leave()
             self.gateway.meters.under_way.dec()
 
@@ -161,6 +167,9 @@ class Exchange:
             if found is not None and "chat" in found.scopes:
                 return found
         return await identify(self.gateway, HTTPConnection(self._scope), "chat")
+
+    def _watched(self, work: "asyncio.Task[Any] | None") -> None:
+        self._watch_task = asyncio.ensure_future(self._watch(work))
 
     async def _watch(self, work: "asyncio.Task[Any] | None") -> None:
         """Ends the work when the client has left."""
@@ -241,8 +250,9 @@ class Exchange:
                 self._keep_original()
                 holder[key] = redacted(holder[key], verdict.findings)
             heard.append(verdict)
-            place = _place(asked.body, holder, key)
-            self.findings += [finding_row(Channel.INPUT, f) | place for f in verdict.findings]
+            if verdict.findings:
+                place = _place(asked.body, holder, key)
+                self.findings += [finding_row(Channel.INPUT, f) | place for f in verdict.findings]
         located = len(heard)
         if asked.rest:
             text = "\n".join(asked.rest)

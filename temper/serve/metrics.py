@@ -57,6 +57,7 @@ class Meters:
         self.shared: Path | None = None
         self._known: dict[str, set[str]] = {}
         self._children: dict[tuple[str, ...], Any] = {}
+        self._kinds: dict[tuple[str, str, int, str], tuple[Any, Any, Any]] = {}
         self._lags: deque[float] = deque(maxlen=_LAG_KEPT)
         self._watched: dict[str, tuple[str, Callable[[], float]]] = {}
         self._requests = self._counter("temper_requests", "Requests answered.", "route", "model", "status", "action")
@@ -81,12 +82,16 @@ class Meters:
         """Count one answered request, a row of the table `responses`; where telemetry is on, it becomes a span too."""
         if self.telemetry is not None:
             self.telemetry.response({**row, "model": self.named(row["model"])}, traceparent=traceparent)
-        route, model = self._bounded("route", row["route"]), self.named(row["model"])
-        action = self._bounded("action", row["action"])
-        self._child(self._requests, route, model, self._bounded("status", str(row["status"])), action).inc()
-        self._child(self._seconds, route, action).observe(row["seconds"])
+        model = self.named(row["model"])
+        kind_of = row["route"], model, row["status"], row["action"]
+        meters = self._kinds.get(kind_of)
+        if meters is None:
+            meters = self._kinds[kind_of] = self._of_kind(*kind_of)
+        requests, seconds, first = meters
+        requests.inc()
+        seconds.observe(row["seconds"])
         if row.get("first_s") is not None:
-            self._child(self._first, route).observe(row["first_s"])
+            first.observe(row["first_s"])
         scanned, released = row["scanned"], row["released"]
         self._scanned.inc(scanned)
         self._released.inc(released)
@@ -97,6 +102,12 @@ class Meters:
                 self._child(self._tokens, model, kind).inc(count)
         if row["findings"] != "[]":
             self._count_findings(orjson.loads(row["findings"]))
+
+    def _of_kind(self, route: str, model: str, status: int, action: str) -> tuple[Any, Any, Any]:
+        """The counter and the two histograms that responses of one kind go into; looked up once for each kind."""
+        route, action = self._bounded("route", route), self._bounded("action", action)
+        requests = self._child(self._requests, route, model, self._bounded("status", str(status)), action)
+        return requests, self._child(self._seconds, route, action), self._child(self._first, route)
 
     def learn(self, models: Iterable[str]) -> None:
         """Names of models that may stand in labels and rows: those of the settings, and those the model server lists."""
