@@ -180,3 +180,12 @@ def test_a_policy_is_read_by_name_or_from_a_file(tmp_path: Path) -> None:
         read_policy("uper")
     with pytest.raises(PolicyError, match="No such file"):
         read_policy(tmp_path / "none.toml")
+
+
+def test_a_schema_file_that_is_wrong_is_an_error_of_the_policy(tmp_path):
+    file = tmp_path / "answer.json"
+    text = f'[output]\nformat = "schema"\nschema = "{file}"\n'
+    with pytest.raises(PolicyError, match=r"output: schema = .*answer\.json"):
+        parse_policy(text)
+    file.write_text('{"type": "object"}')
+    assert parse_policy(text).output.format == "schema"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,7 +74,7 @@ def _check(settings: "Settings", *, remote: bool) -> None:
     if not loopback(settings.host) and not _has_key(settings.database):
         raise UsageError(
             f"--host {settings.host} can be reached from other machines, and there is no API key; "
-            f"make one first: temper keys make NAME --database {settings.database}"
+            f"make one first: temper keys make NAME {_store(settings)}"
         )
 
 
@@ -96,8 +97,20 @@ def _tell(settings: "Settings") -> None:
     base = settings.public_url or f"http://{settings.host}:{settings.port}"
     typer.echo(f"serving {settings.upstream} under the policy {settings.policy}")
     typer.echo(f"  OpenAI's API     {base}/v1")
-    typer.echo(f"  review and admin {base}/review   (temper people add NAME --role admin)")
-    typer.echo(f"  API keys         temper keys make NAME --database {settings.database}")
+    typer.echo(f"  review and admin {base}/review   (temper people add NAME --role admin {_store(settings)})")
+    typer.echo(f"  API keys         temper keys make NAME {_store(settings)}")
+
+
+def _store(settings: "Settings") -> str:
+    """The flags by which another command finds this gateway's store; the usual ones need none."""
+    from temper.cli.keys import CHECKPOINTS, DATABASE, SECRET
+
+    given = {
+        "--database": (settings.database, DATABASE),
+        "--secret": (settings.secret, SECRET),
+        "--checkpoints": (settings.checkpoints, CHECKPOINTS),
+    }
+    return shlex.join(str(word) for flag, (own, usual) in given.items() if own != usual for word in (flag, own))
 
 
 def _run(settings: "Settings", *, remote: bool) -> None:

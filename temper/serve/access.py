@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -104,6 +105,7 @@ async def open_to(gateway: Gateway, request: HTTPConnection) -> bool:
     return not await gateway.keys.any()
 
 
+@lru_cache(maxsize=256)
 def loopback(host: str) -> bool:
     """Whether a host is this machine: 127.0.0.0/8, ::1 or localhost."""
     if host.lower() == "localhost":

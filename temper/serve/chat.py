@@ -20,6 +20,7 @@ from temper import types
 from temper.errors import DataError, StorageError
 from temper.serve import agentic, ids, lint, logs, nightly
 from temper.serve.access import identify
+from temper.serve.filters import format as formats
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
 from temper.serve.policy import Limits, Policy
@@ -109,6 +110,7 @@ class Exchange:
         self.vault_id: str | None = None
         self.row: dict[str, Any] = {}
         self.unrecorded = False
+        self.fed_at: float | None = None
         self._watch_task: asyncio.Task[None] | None = None
 
     @property
@@ -225,7 +227,7 @@ class Exchange:
             example=asked.example(self.id),
             system=asked.system,
             language="" if policy.language.target == "prompt" else policy.language.target,
-            schema=asked.schema,
+            schema=self._schema(),
             tools=agentic.offered(asked.body),
             key=self.caller.id,
             policy=policy.version,
@@ -238,7 +240,16 @@ class Exchange:
         self.notice = notice(
             policy.disclosure, asked.messages, self.input.findings, caller=self.caller, model=asked.model, policy=policy.name
         )
+        if self.turn.schema is not None:
+            self.notice = replace(self.notice, first="")  # a program parses the answer; header and object tell
         await (self._streamed() if asked.stream else self._plain())
+
+    def _schema(self) -> Mapping[str, Any] | None:
+        """What the answer must fit, bounded: a schema comes with a request and may be hostile."""
+        try:
+            return formats.target(self.asked.body.get("response_format"), self.policy.output)
+        except DataError as error:
+            raise ApiError(400, str(error), param="response_format") from None
 
     async def _heard(self) -> Verdict:
         """Every text the model will read, scanned; redactions are written into the body."""
@@ -295,7 +306,7 @@ class Exchange:
         if mode == "off":
             return
         temperature = asked.body.get("temperature")
-        formatted = asked.format != ""
+        formatted = self.turn.schema is not None
         language = self.turn.language
         remarks = lint.lint(asked.messages, settings, language=language, formatted=formatted, temperature=temperature)
         if not remarks:
@@ -530,6 +541,8 @@ class Exchange:
         patience = self.limits.first_byte_s
         while (events := await self._next(source, release, patience)) is not None:
             patience = self.limits.idle_s
+            if self.fed_at is None:
+                self.fed_at = time.monotonic()
             if self._feed_events(events, release) and release.stopped is None:
                 await self._put(await release.scan())
             if release.stopped is not None and release.stopped is not Action.REVIEW:
@@ -597,8 +610,12 @@ class Exchange:
         if not deltas:
             return
         frames = []
+        now = time.monotonic()
+        if self.fed_at is not None:
+            self.gateway.meters.lag(now - self.fed_at)
+            self.fed_at = None
         if self.first_s is None:
-            self.first_s = time.monotonic() - self.started
+            self.first_s = now - self.started
             if self.notice.first:
                 frames += [self.wire.text(i, Channel.CONTENT, self.notice.first) for i in range(self._expected())]
         frames += [self.wire.text(d.choice, d.channel, d.text, d.call, *self._called(d)) for d in deltas]
@@ -669,8 +686,11 @@ class Exchange:
             return False
         outcome = await self._waited(self.policy.review.wait_s)
         if outcome is not None and outcome.state in ("released", "edited"):
-            if outcome.answers is None or kind in ("input", "agentic"):
+            if kind in ("input", "agentic"):
                 return True
+            if outcome.answers is None:  # its text expired before it could be delivered
+                await self._refused(outcome.message or "The reviewed answer is no longer kept.")
+                return False
             await self._deliver(outcome.answers)
             return False
         await self._refused(self._waiting() if outcome is None or outcome.state == "waiting" else outcome.message)
@@ -695,7 +715,7 @@ class Exchange:
     async def _ticket(self) -> None:
         self.status, self.finish = 202, "content_filter"
         await self._committed()
-        body = {"id": self.hold, "object": "hold", "status": "waiting", "message": self._waiting()}
+        body = {"id": self.hold, "object": "hold", "state": "waiting", "message": self._waiting()}
         headers = [(b"location", f"/v1/holds/{self.hold}".encode()), (b"preference-applied", b"respond-async")]
         await self._write_json(202, orjson.dumps(body), headers)
 
@@ -863,11 +883,15 @@ class Exchange:
             "language": "",
             "vault_id": self.vault_id,
         }
-        self.gateway.limits.spend(self.caller, usage.get("total_tokens", 0))
+        self.gateway.limits.spend(self.caller, usage.get("total_tokens") or self._guessed())
         self.gateway.meters.response(self.row, traceparent=self.headers.get(b"traceparent", b"").decode("latin-1"))
         if self.status != 200 or self.action > Action.ALLOW:  # what simply passed is in the database
             logs.response(self.row)
         self.gateway.journal.response(self.row)
+
+    def _guessed(self) -> int:
+        """Tokens where the model server told none (its client left, or it never does): four characters each."""
+        return (self.scanned + sum(len(m.content) for m in self.asked.messages)) // 4 if self.release is not None else 0
 
 
 def finding_row(channel: Channel, finding: Finding, choice: int = 0, call: int | None = None) -> dict[str, Any]:

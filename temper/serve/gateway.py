@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from temper.serve import canary, limits, nightly, telemetry
+from temper.serve import canary, limits, nightly, telemetry, webhooks
 from temper.serve.access import Renewal, SignIn
 from temper.serve.canary import Readiness
 from temper.serve.chat import Exchange
@@ -164,6 +164,9 @@ class App:
         await canary.check_all(g)
         g.limits.start()
         self._schedule()
+        g.meters.watch("temper_journal_queue", "Rows that wait to be committed.", lambda: float(g.journal.waiting))
+        failing = "1 where no signed checkpoint of the audit can be written."
+        g.meters.watch("temper_checkpoint_failing", failing, lambda: float(bool(g.journal.checkpoint_trouble)))
         work = [canary.watch(g, g.settings.selftest_every_s), g.meters.watch_loop(), self._reloader.watch(), self._learn()]
         self._work = [asyncio.create_task(w) for w in work]
         loop = asyncio.get_running_loop()
@@ -195,7 +198,8 @@ class App:
     async def _swept(self) -> str:
         boxes = await self.gateway.store.run(self.gateway.vault.sweep)
         days = await self.gateway.store.run(lambda conn: limits.sweep(conn, time.time()))
-        return f"{boxes} boxes and {days} totals deleted"
+        sent = await self.gateway.store.run(lambda conn: webhooks.sweep(conn, time.time()))
+        return f"{boxes} boxes, {days} totals and {sent} deliveries deleted"
 
     async def close(self) -> None:
         """Stop taking part: what is under way has ended by now, what is on record is committed."""

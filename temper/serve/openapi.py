@@ -160,8 +160,8 @@ _SCHEMAS: Mapping[str, Any] = {
     },
     "Ticket": {
         "type": "object",
-        "required": ["id", "object", "status", "message"],
-        "properties": {"id": _TEXT, "object": {"const": "hold"}, "status": _TEXT, "message": _TEXT},
+        "required": ["id", "object", "state", "message"],
+        "properties": {"id": _TEXT, "object": {"const": "hold"}, "state": _TEXT, "message": _TEXT},
     },
     "Moderations": {
         "type": "object",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from temper import registry
 from temper.config import build, known_keys
-from temper.errors import PolicyError, UnknownName, nearest
+from temper.errors import DataError, PolicyError, UnknownName, nearest
 from temper.files import digest
 from temper.serve.verdict import ACTIONS, Action, Channel, Filter, Mode
 
@@ -211,6 +211,13 @@ def parse_policy(text: str, *, where: str = "policy", name: str = "policy") -> P
     known_keys(table, (*_PLAIN, *SECTIONS, "channels", "filters", "rules"), where, PolicyError)
     plain = build(_Plain, {k: table[k] for k in _PLAIN if k in table}, where, PolicyError)
     sections = {key: build(kind, table.get(key, {}), f"{where}: {key}", PolicyError) for key, kind in SECTIONS.items()}
+    if sections["output"].format == "schema":  # a wrong file is an error of the policy, not of the first request
+        from temper.serve.filters.format import target
+
+        try:
+            target(None, sections["output"])
+        except DataError as error:
+            raise PolicyError(f"{where}: {error}") from None
     return Policy(
         name=plain.name or name,
         version=digest(table)[:12],
