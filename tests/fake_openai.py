@@ -161,8 +161,9 @@ def _events(asked: dict[str, Any], name: str) -> list[bytes]:
     ends = [_event(i, {}, asked, finish) for i in many]
     after = [_event(0, {"content": f" start the {BANNED}"}, asked)] if name == "after_finish" else []
     usage = b"data: " + json.dumps({"id": BANNED, "choices": [], "usage": USAGE}).encode() + b"\n\n"
+    usage = b"" if name == "no_usage" else usage
     done = [] if name == "no_done" else [b"data: [DONE]\n\n"]
-    return [*out, *ends, *after, usage, *done]
+    return [*out, *ends, *after, *filter(None, [usage]), *done]
 
 
 def _event(i: int, delta: dict[str, Any], asked: dict[str, Any], finish: str | None = None) -> bytes:

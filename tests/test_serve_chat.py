@@ -331,6 +331,37 @@ def test_disclosure_is_in_header_body_and_first_message(tmp_path: Path) -> None:
     run(tmp_path, test, policy)
 
 
+def test_an_answer_for_a_program_fits_its_schema_and_has_nothing_before_it(tmp_path: Path) -> None:
+    policy = POLICY.replace("header = true", 'header = true\nfirst_message = "I am a machine."') + "[filters.format]\n"
+    number = {"type": "object", "required": ["answer"], "properties": {"answer": {"type": "integer"}}}
+    wanted = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": number}}}
+
+    async def test(w: World) -> None:
+        for given in (wanted, {"response_format": {"type": "json_object"}}):
+            assert json.loads((await w.chat("[[json]] hi", **given)).json()["choices"][0]["message"]["content"]) == {"answer": 42}
+            frames, _ = await w.stream("[[json]] hi", **given)
+            assert json.loads(said(frames)) == {"answer": 42}
+            asked = len(w.fake.bodies)
+            reply = await w.chat("hi", **given)  # prose, and prose again when it is told what does not fit
+            assert reply.json()["choices"][0]["finish_reason"] == "content_filter"
+            assert len(w.fake.bodies) == asked + 2
+        twice = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(40)} | {"a40": {"type": "string"}}
+        hostile = {"$defs": twice, "$ref": "#/$defs/a0"}
+        reply = await w.chat("hi", response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": hostile}})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "response_format")
+
+    run(tmp_path, test, policy)
+
+
+def test_a_budget_counts_answers_whose_usage_nobody_told(tmp_path: Path) -> None:
+    async def test(w: World) -> None:
+        frames, _ = await w.stream("[[no_usage]] hi")
+        assert finish(frames) == "stop"
+        assert (await w.chat("hi")).status_code == 429
+
+    run(tmp_path, test, POLICY.replace("requests_per_minute = 0", "requests_per_minute = 0\ntokens_per_day = 30"))
+
+
 def test_an_upstreams_error_is_told_by_its_status_alone(tmp_path: Path) -> None:
     told = {"500": 502, "401": 502, "302": 502, "400": 400, "404": 404, "429": 429, "503": 503, "garbage": 502, "empty": 502}
 
