@@ -64,7 +64,8 @@ def test_values_that_all_agree_never_read_as_certain_whatever_their_weights():
 def test_rounding_of_weights_makes_no_rate_above_one(weight):
     for n in range(2, 30):  # eight times 0.7 against their sum is 1.0000000000000002
         known = judge_error.rate(np.ones(n), np.full(n, weight))
-        assert known.value == 1
+        assert known.value == pytest.approx(1)
+        assert known.value <= 1
         assert Errors(known, known).youden.high <= 1
 
 

@@ -20,8 +20,12 @@ def _message(role: object, **more: Any) -> dict[str, Any]:
     return {"type": "object", "required": ["role", "content", *more], "properties": given}
 
 
-_SAMPLING: Mapping[str, Any] = {
-    "model": _MODEL,
+def _nullable(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that a client may send as null, which counts as absent."""
+    return {name: {"anyOf": [kind, {"type": "null"}]} for name, kind in properties.items()}
+
+
+_OPTIONS: Mapping[str, Any] = {
     "stream": {"type": "boolean"},
     "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}},
     "n": {"type": "integer", "minimum": 1, "maximum": 16},
@@ -39,6 +43,7 @@ _SAMPLING: Mapping[str, Any] = {
         ]
     },
 }
+_SAMPLING: Mapping[str, Any] = {"model": _MODEL, **_nullable(_OPTIONS)}
 _CHAT = {
     "type": "object",
     "required": ["model", "messages"],
@@ -55,13 +60,17 @@ _CHAT = {
                 ]
             },
         },
-        "tools": {"type": "array", "maxItems": 256, "items": {"$ref": "#/components/schemas/Tool"}},
-        "response_format": {
-            "type": "object",
-            "required": ["type"],
-            "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
-        },
-        "moderation": {"type": "object"},
+        **_nullable(
+            {
+                "tools": {"type": "array", "maxItems": 256, "items": {"$ref": "#/components/schemas/Tool"}},
+                "response_format": {
+                    "type": "object",
+                    "required": ["type"],
+                    "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}},
+                },
+                "moderation": {"type": "object"},
+            }
+        ),
     },
 }
 _COMPLETION = {
