@@ -43,6 +43,16 @@ def streamed(text, seed):
 VALUES = {**KEYS, **{f"pii-{kind}": text for kind, text in EXAMPLES.items() if kind != "ip"}}
 
 
+@pytest.mark.parametrize("name", ["PRIVATE KEY", "private key", "PRI\u200bVATE KEY", "ＰＲＩＶＡＴＥ ＫＥＹ"])
+def test_a_long_key_does_not_come_out_whatever_hides_its_header(name):
+    drawn = random.Random(7)
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    lines = ["".join(drawn.choices(letters, k=64)) for _ in range(150)]
+    block = "\n".join([f"-----BEGIN RSA {name}-----", *lines, f"-----END RSA {name}-----"])
+    told, _ = streamed(f"{BEFORE}\n{block}\n{AFTER}", 1)
+    assert [line for line in lines if line in told] == []
+
+
 @pytest.mark.parametrize("kind", VALUES)
 def test_what_is_redacted_never_comes_out_in_part(kind):
     value = VALUES[kind]

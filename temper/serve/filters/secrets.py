@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
+from unicodedata import normalize
 
 import re2
 
@@ -188,10 +189,24 @@ def _may_begin(text: str) -> bool:
     return _BEGINS.search(visible(text)) is not None
 
 
+def _opened(view: View) -> int:
+    """Where a block may have begun that is still open, -1 for nowhere; a disguised header counts from as far back as it can be."""
+    begin = max(view.fresh - BLOCK, 0)
+    at = view.text.find("PRIVATE KEY", begin, view.fresh)
+    if at >= 0 or begin == view.fresh:
+        return at
+    before = view.text[begin : view.fresh]
+    if view.channel is Channel.TOOL_ARGS and "\\" in before:
+        before = fold(before, escapes=True).text
+    elif not before.isascii():
+        before = normalize("NFKC", visible(before))
+    return begin if "private key" in before.casefold() else -1
+
+
 def _blocks(view: View) -> Iterator[tuple[int, int]]:
     """Private key blocks, header to end; one without an end goes to the end of the text, `BLOCK` characters at most."""
     near = max(view.fresh - _HEADER_REACH, 0)
-    at = view.text.find("PRIVATE KEY", max(view.fresh - BLOCK, 0), view.fresh)  # a block that may be open already
+    at = _opened(view)
     if at < 0 and not _may_begin(view.text[near:] if near else view.text):
         return
     at = max(min(at if at >= 0 else near, near) - _HEADER_REACH, 0)
