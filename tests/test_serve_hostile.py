@@ -13,9 +13,11 @@ from serve_world import POLICY, World, finish, run, said
 from sqlalchemy.exc import OperationalError
 
 from temper.serve import reload
+from temper.serve.filters.rules import Rules
 from temper.serve.inprocess import InProcess
 from temper.serve.people import Person
 from temper.serve.protocol import ApiError, added, usage_of
+from temper.serve.verdict import Channel
 
 WHO = Person("person_1", "ann", "admin")
 
@@ -52,8 +54,10 @@ def test_a_store_that_is_away_before_the_request_is_read_is_a_503(tmp_path: Path
         with monkeypatch.context() as patch:
             patch.setattr(w.gateway.keys, "caller", away)
             reply = await w.client.post("/v1/chat/completions", json={}, headers={"authorization": "Bearer tmp-x"})
+            listed = await w.client.get("/v1/models", headers={"authorization": "Bearer tmp-x"})
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "overloaded")
-        assert "secret" not in reply.text
+        assert (listed.status_code, listed.json()["error"]["code"]) == (503, "overloaded")
+        assert "secret" not in reply.text + listed.text
 
     run(tmp_path, test)
 
@@ -122,9 +126,8 @@ def test_a_rule_without_a_category_is_told_by_its_id(tmp_path: Path) -> None:
 
 
 def test_the_policy_is_watched_on_after_the_store_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload, "EVERY_S", 0.01)
-
     async def test(w: World) -> None:
+        monkeypatch.setattr(reload, "EVERY_S", 0.01)
         watcher = reload.Reloader(w.gateway)
         tried = asyncio.Event()
 
@@ -135,13 +138,16 @@ def test_the_policy_is_watched_on_after_the_store_was_away(tmp_path: Path, monke
             return "new"
 
         monkeypatch.setattr(watcher, "_source", source)
-        before = w.gateway.guard
-        (tmp_path / "test.toml").write_text(POLICY + "[review]\nwait_s = 1\n")
+        again = asyncio.Event()
+
+        async def read(_: object) -> None:
+            again.set()
+
+        monkeypatch.setattr(reload, "reload", read)
         task = asyncio.create_task(watcher.watch())
-        async with asyncio.timeout(10):
-            while w.gateway.guard is before:
-                assert not task.done()
-                await asyncio.sleep(0.01)
+        await asyncio.wait({task, waiting := asyncio.create_task(again.wait())}, timeout=5, return_when="FIRST_COMPLETED")
+        assert waiting.done()
+        assert not task.done()
         task.cancel()
 
     run(tmp_path, test)
@@ -190,3 +196,36 @@ def test_whatever_a_model_in_process_raises_is_told_and_who_left_the_queue_is_no
         assert asked == [1]
 
     asyncio.run(test())
+
+
+def test_an_answer_that_a_broken_filter_could_not_read_is_held_where_the_policy_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Rules.__call__
+
+    def fail(self: Any, view: Any) -> Any:
+        if view.channel is Channel.CONTENT:
+            raise ValueError
+        return real(self, view)
+
+    async def test(w: World) -> None:
+        monkeypatch.setattr(Rules, "__call__", fail)
+        assert (await w.chat("hi")).headers["x-temper-hold"].startswith("hold_")
+
+    email = "[filters.email]" + POLICY.split("[filters.email]")[1]
+    run(tmp_path, test, POLICY.split("[[rules]]")[0] + email + 'on_error = "review"\n')
+
+
+def test_two_tool_calls_under_one_number_are_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [{"index": 0, "function": {"name": name, "arguments": "{}"}} for name in ("sh", "rm")]
+    reply = {"choices": [{"index": 0, "finish_reason": "tool_calls", "message": {"tool_calls": calls}}]}
+
+    async def plain(*_: object) -> Any:
+        return reply
+
+    async def test(w: World) -> None:
+        monkeypatch.setattr(type(w.gateway.upstream), "plain", plain)
+        tools = [{"type": "function", "function": {"name": name}} for name in ("sh", "rm")]
+        assert (await w.chat("hi", tools=tools)).status_code == 502
+
+    run(tmp_path, test)

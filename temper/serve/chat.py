@@ -356,7 +356,7 @@ class Exchange:
     def _guard_holds(self, verdict: Verdict) -> None:
         """A text that a broken filter could not read is no fault of its author: 503, to be tried again."""
         deciding = verdict.deciding
-        if deciding is not None and deciding.category == "error":
+        if deciding is not None and deciding.category == "error" and deciding.action is Action.BLOCK:
             raise overloaded(_BROKEN, RETRY_S, code="guard_unavailable")
 
     def _request(self) -> dict[str, Any]:
@@ -497,6 +497,8 @@ class Exchange:
             if name not in self.asked.tools:
                 raise broken("it called a tool that it was not given")
             self.names[choice, number] = (name, ids.new("call"))
+        elif name and name != self.names[choice, number][0]:
+            raise broken("two of its tool calls have one number")
         text = function.get("arguments")
         if text is not None and not isinstance(text, str):
             raise broken("the arguments of a tool call are not a string")

@@ -92,7 +92,7 @@ class InProcess:
         n = body.get("n", 1)
         try:
             if speech.cancelled():  # left while it waited
-                return
+                return None
             for k, one in enumerate(asked):
                 for i in range(n):
                     last: Spoken | None = None
@@ -106,7 +106,7 @@ class InProcess:
             speech.tell(None)
         except UsageError as error:
             speech.tell(ApiError(400, str(error)))
-        except Exception as error:  # whatever it was, somebody waits for an answer
+        except Exception as error:  # noqa: BLE001 - whatever it was, somebody waits for an answer
             log.error("the model in this process failed: %s", type(error).__name__)
             speech.tell(broken("the model in this process failed"))
 
