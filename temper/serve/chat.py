@@ -7,6 +7,7 @@ comes out is written. Whatever happens on the way, the request ends with one row
 import asyncio
 import copy
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
@@ -124,6 +125,9 @@ class Exchange:
             await self._admitted()
         except ApiError as error:
             await self._failed(error)
+        except (StorageError, SQLAlchemyError) as error:
+            log.error("request %s: the store failed: %s", self.id, type(error).__name__)
+            await self._failed(overloaded("the store is away; come back shortly", RETRY_S))
         except Gone:
             return
 
@@ -194,8 +198,9 @@ class Exchange:
         except ApiError as error:
             await self._failed(error)
         except asyncio.CancelledError:
-            if not self.gone:
-                raise
+            if not self.gone:  # the gateway stops, and this took longer than it waits
+                await self._failed(overloaded("the gateway is stopping", RETRY_S))
+                return
             self.status, self.finish = 499, "disconnected"
         except (StorageError, SQLAlchemyError) as error:
             log.error("request %s: the store failed: %s", self.id, type(error).__name__)
@@ -222,6 +227,7 @@ class Exchange:
 
     async def _answered(self) -> None:
         asked, policy = self.asked, self.policy
+        self.wire = Wire(self.id, int(self.at), self.asked.model, chat=self.kind == "chat", functions=self.asked.functions)
         self.turn = Turn(
             id=self.id,
             example=asked.example(self.id),
@@ -257,7 +263,7 @@ class Exchange:
         heard: list[Verdict] = []
         for holder, key in asked.pieces:
             verdict = await guard.judge(View(Channel.INPUT, holder[key], self.turn), pool=self.gateway.pool)
-            if verdict.action is Action.REDACT:
+            if _redacts(verdict) and verdict.action is not Action.BLOCK:  # a person may let through what is held
                 self._keep_original()
                 holder[key] = redacted(holder[key], verdict.findings)
             heard.append(verdict)
@@ -269,7 +275,7 @@ class Exchange:
             text = "\n".join(asked.rest)
             verdict = await guard.judge(View(Channel.INPUT, text, self.turn), pool=self.gateway.pool)
             # names and schemas cannot be rewritten in part, so what would be redacted there is refused
-            heard.append(replace(verdict, action=Action.BLOCK) if verdict.action is Action.REDACT else verdict)
+            heard.append(replace(verdict, action=Action.BLOCK) if _redacts(verdict) else verdict)
         gated = agentic.gate(self.turn, asked.model, self.policy.agentic)
         if gated is not None:
             heard.append(Verdict(gated.action or Action.BLOCK, (gated,)))
@@ -350,7 +356,7 @@ class Exchange:
     def _guard_holds(self, verdict: Verdict) -> None:
         """A text that a broken filter could not read is no fault of its author: 503, to be tried again."""
         deciding = verdict.deciding
-        if deciding is not None and deciding.category == "error":
+        if deciding is not None and deciding.category == "error" and deciding.action is Action.BLOCK:
             raise overloaded(_BROKEN, RETRY_S, code="guard_unavailable")
 
     def _request(self) -> dict[str, Any]:
@@ -379,6 +385,7 @@ class Exchange:
     def _instruct(self, finding: Finding | None) -> None:
         """Say what was wrong with the last answer, at the end of the last message, where every chat template allows it."""
         why = finding.why if finding is not None and finding.why else "it broke a rule"
+        self._keep_original()
         said = f"\n\n(Your last answer could not be given: {why}. Answer again without that.)"
         if self.asked.prompts is not None:
             self.asked.prompts[:] = [p + said for p in self.asked.prompts]
@@ -407,9 +414,11 @@ class Exchange:
         for left in range(self._tries(), -1, -1):
             release = self._fresh(strict=True)
             reply = await self.gateway.upstream.plain(self._path, self._body(stream=False))
-            self._feed_reply(reply, release)
-            out = await release.end()
-            self._close_try()
+            try:
+                self._feed_reply(reply, release)
+                out = await release.end()
+            finally:
+                self._close_try()
             if release.stopped is not Action.REWRITE or not left:
                 break
             self.action = Action.REWRITE
@@ -488,6 +497,8 @@ class Exchange:
             if name not in self.asked.tools:
                 raise broken("it called a tool that it was not given")
             self.names[choice, number] = (name, ids.new("call"))
+        elif name and name != self.names[choice, number][0]:
+            raise broken("two of its tool calls have one number")
         text = function.get("arguments")
         if text is not None and not isinstance(text, str):
             raise broken("the arguments of a tool call are not a string")
@@ -500,7 +511,6 @@ class Exchange:
     # Streamed.
 
     async def _streamed(self) -> None:
-        self.wire = Wire(self.id, int(self.at), self.asked.model, chat=self.kind == "chat", functions=self.asked.functions)
         for left in range(self._tries(), -1, -1):
             release = self._fresh(strict=self._whole())
             source = await self._opened()
@@ -656,7 +666,7 @@ class Exchange:
 
     def _blocked(self, what: str, verdict: Verdict | None = None) -> str:
         deciding = (verdict or self.input).deciding
-        why = f" ({deciding.category or deciding.filter})" if deciding is not None else ""
+        why = f" ({_reason(deciding)})" if deciding is not None else ""
         reason = f" {deciding.why}." if deciding is not None and deciding.filter == "agentic" else ""
         url = Links(self.gateway.keyring).url(public_url(self.gateway), self.id)
         return f"This {what} was stopped by the policy {self.policy.name}{why}.{reason} If that is wrong, ask for a review: {url}"
@@ -912,6 +922,10 @@ def finding_row(channel: Channel, finding: Finding, choice: int = 0, call: int |
     }
 
 
+def _redacts(verdict: Verdict) -> bool:
+    return any(f.action is Action.REDACT and not f.shadow for f in verdict.findings)
+
+
 def _place(body: Mapping[str, Any], holder: object, key: object) -> dict[str, int]:
     """In which message, and which part of it, a scanned text stands: where a reviewer's page marks what was found."""
     for i, message in enumerate(body.get("messages", ())):
@@ -923,6 +937,13 @@ def _place(body: Mapping[str, Any], holder: object, key: object) -> dict[str, in
                 if part is holder:
                     return {"message": i, "part": j}
     return {}
+
+
+def _reason(finding: Finding) -> str:
+    """What a client is told that a text was stopped for; a rule without a category is told by its id."""
+    if finding.category == "rule":
+        return re.sub(r"[-_]+", " ", finding.rule)
+    return finding.category or finding.filter
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:

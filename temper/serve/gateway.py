@@ -21,12 +21,14 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from temper.errors import StorageError
 from temper.serve import canary, limits, nightly, telemetry, webhooks
 from temper.serve.access import Renewal, SignIn
 from temper.serve.canary import Readiness
-from temper.serve.chat import Exchange
+from temper.serve.chat import RETRY_S, Exchange
 from temper.serve.guard import Guard
 from temper.serve.jobs import Jobs
 from temper.serve.journal import Journal
@@ -38,7 +40,7 @@ from temper.serve.openapi import described
 from temper.serve.people import People
 from temper.serve.policy import read_policy
 from temper.serve.pool import Pool
-from temper.serve.protocol import ApiError, error_object
+from temper.serve.protocol import ApiError, error_object, overloaded
 from temper.serve.reload import Reloader
 from temper.serve.review import Holds
 from temper.serve.state import Gateway, Settings
@@ -226,6 +228,8 @@ def _api(gateway: Gateway) -> FastAPI:
     api.add_exception_handler(SignIn, _sign_in)
     api.add_exception_handler(HTTPException, _http)
     api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_exception_handler(SQLAlchemyError, _away)
+    api.add_exception_handler(StorageError, _away)
     api.add_exception_handler(Exception, _crashed)
 
     @api.get("/healthz", tags=["operations"])
@@ -267,6 +271,11 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return JSONResponse(
         error_object(f"{param or 'body'}: {first['type'].replace('_', ' ')}", "invalid_request_error", param), 400
     )
+
+
+async def _away(_: Request, error: Exception) -> Response:
+    log.error("a route failed, the store is away: %s", type(error).__name__)
+    return await _told(_, overloaded("the store is away; come back shortly", RETRY_S))
 
 
 async def _crashed(_: Request, error: Exception) -> Response:

@@ -4,16 +4,18 @@ Who speaks is handed in, so that nothing here needs torch. What a client leaves 
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from temper.errors import TemperError, UsageError
+from temper.errors import UsageError
 from temper.serve.protocol import ApiError, added, overloaded
 from temper.serve.upstream import broken
 
+log = logging.getLogger(__name__)
 WAITING = 8
 """Answers that may wait for the one under way; more are told to come back."""
 
@@ -89,6 +91,8 @@ class InProcess:
         asked = [dict(body)] if prompts is None else [{**body, "prompt": p} for p in prompts]
         n = body.get("n", 1)
         try:
+            if speech.cancelled():  # left while it waited
+                return None
             for k, one in enumerate(asked):
                 for i in range(n):
                     last: Spoken | None = None
@@ -102,7 +106,8 @@ class InProcess:
             speech.tell(None)
         except UsageError as error:
             speech.tell(ApiError(400, str(error)))
-        except (TemperError, RuntimeError, MemoryError):
+        except Exception as error:  # noqa: BLE001 - whatever it was, somebody waits for an answer
+            log.error("the model in this process failed: %s", type(error).__name__)
             speech.tell(broken("the model in this process failed"))
 
     def _ended(self, _: object) -> None:

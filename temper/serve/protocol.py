@@ -18,6 +18,8 @@ DEPTH: Final = 64
 """How deep JSON inside a request may be nested: tool parameters and answer schemas."""
 CHOICES: Final = 16
 PROMPTS: Final = 64
+MOST_TOKENS: Final = 10**9
+"""Of one answer: a model server may say anything, and JSON as it is written here ends at 2**64."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _FINISHES = ("stop", "length", "tool_calls", "content_filter")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -483,7 +485,7 @@ def usage_of(given: object) -> dict[str, Any] | None:
 
 
 def _count(given: object) -> int:
-    return given if isinstance(given, int) and not isinstance(given, bool) and given > 0 else 0
+    return min(given, MOST_TOKENS) if isinstance(given, int) and not isinstance(given, bool) and given > 0 else 0
 
 
 def added(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from temper.errors import GuardError, PolicyError, UsageError
 from temper.serve.canary import Readiness
@@ -59,6 +60,9 @@ class Reloader:
                     await reload(self.gateway)
             except (UsageError, GuardError, OSError) as error:
                 log.error("the policy was not reloaded: %s", error)
+            except SQLAlchemyError as error:
+                self._seen = None  # read again once the store is back
+                log.error("the policy was not reloaded, the store failed: %s", type(error).__name__)
 
     async def _source(self) -> object:
         """What changes when a policy does: the file's time and size, and which rows are active."""
@@ -79,6 +83,8 @@ async def reload(gateway: Gateway) -> list[str]:
     new = {key: _guard(gateway, p) for key, p in made.items() if p.version != old[key].policy.version}
     for guard in new.values():
         await _tested(gateway, guard)
+    if any((gateway.guards[key] if key else gateway.guard) is not old[key] for key in new):
+        return await reload(gateway)  # another reload was faster, and may have read what is newer
     for key, guard in new.items():
         if key:
             gateway.guards[key] = guard
