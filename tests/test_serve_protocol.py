@@ -226,6 +226,7 @@ def test_logprobs_of_any_other_text_are_dropped() -> None:
     assert kept is not None
     assert [t["token"] for t in kept["content"]] == ["a", "b"]
     assert "note" not in kept["content"][0]
+    assert kept["content"][1]["top_logprobs"] == []  # no filter has read what was not chosen
     assert logprobs_of(given, "aX") is None
     assert logprobs_of({"content": [5]}, "") is None
 

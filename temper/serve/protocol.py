@@ -149,8 +149,6 @@ def parse_chat(raw: bytes, *, max_tokens: int = 0, logprobs: bool = False) -> As
         raise _wrong("modalities", 'only ["text"]: nothing else can be scanned')
     if logprobs and _flag(given, "logprobs"):
         asked.logprobs = asked.body["logprobs"] = True
-        if given.get("top_logprobs") is not None:
-            asked.body["top_logprobs"] = _number(given, "top_logprobs", int, 0, 20)
     return asked
 
 
@@ -501,23 +499,23 @@ def added(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dic
 
 
 def logprobs_of(given: object, text: str) -> dict[str, Any] | None:
-    """Log-probabilities of exactly the text that was released, token by token; None where they speak of any other text."""
+    """Log-probabilities of exactly the text that was released, token by token; None where they speak of any other text.
+
+    `top_logprobs` is empty: the tokens that were not chosen spell text that no filter has read.
+    """
     rows = given.get("content") if isinstance(given, dict) else None
     if not isinstance(rows, list):
         return None
     kept = [row for row in map(_token, rows) if row is not None]
     if len(kept) != len(rows) or "".join(row["token"] for row in kept) != text:
         return None
-    for row, raw in zip(kept, rows, strict=True):
-        others = raw.get("top_logprobs")
-        row["top_logprobs"] = [t for t in map(_token, others) if t is not None] if isinstance(others, list) else []
     return {"content": kept, "refusal": None}
 
 
 def _token(row: object) -> dict[str, Any] | None:
     if not isinstance(row, dict) or not isinstance(row.get("token"), str) or not isinstance(row.get("logprob"), int | float):
         return None
-    return {"token": row["token"], "logprob": float(row["logprob"]), "bytes": list(row["token"].encode())}
+    return {"token": row["token"], "logprob": float(row["logprob"]), "bytes": list(row["token"].encode()), "top_logprobs": []}
 
 
 def moderation(input: Verdict | None, output: Verdict | None, model: str) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def _may_begin(text: str) -> bool:
 
 
 def _opened(view: View) -> int:
-    """Where a block may have begun that is still open, -1 for nowhere; a disguised header counts from as far back as it can be."""
+    """Where a block may have begun that is still open, -1 for nowhere; a disguised header counts from the furthest place."""
     begin = max(view.fresh - BLOCK, 0)
     at = view.text.find("PRIVATE KEY", begin, view.fresh)
     if at >= 0 or begin == view.fresh:
