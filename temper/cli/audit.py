@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from temper.cli.keys import CHECKPOINTS, DATABASE, SECRET, Checkpoints, Database, Secret
 from temper.errors import DataError, UsageError
 
 app = typer.Typer(
@@ -119,13 +120,9 @@ def rates(
 
 @app.command()
 def verify(
-    database: Annotated[str, typer.Option(envvar="TEMPER_DATABASE", help="SQLAlchemy URL of the gateway's database.")] = (
-        "sqlite:///temper.db"
-    ),
-    secret: Annotated[Path, typer.Option(help="File of the master secret; the variable TEMPER_SECRET comes first.")] = Path(
-        "temper.secret"
-    ),
-    checkpoints: Annotated[Path, typer.Option(help="Folder of the signed checkpoints.")] = Path("checkpoints"),
+    database: Database = DATABASE,
+    secret: Secret = SECRET,
+    checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Read the gateway's audit journal back: one line for each change that was made to it, and exit code 1 if there is any."""
     import os

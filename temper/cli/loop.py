@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from temper.cli.keys import DATABASE, SECRET
 from temper.text.invisible import spelled_out
 
 if TYPE_CHECKING:
@@ -24,12 +25,7 @@ Audit = Annotated[str, typer.Option(help="Only what this scheduled audit found."
 Redact = Annotated[bool, typer.Option(help="Replace personal data in the texts by placeholders.")]
 Models = Annotated[Path, typer.Option(help="Folder of the pointer to the model that serves.")]
 Suites = Annotated[str, typer.Option(help="Suites that measure it, comma separated; what they ask is not trained on.")]
-DATABASE, SECRET, MODELS, SUITES = (
-    "sqlite:///temper.db",
-    Path("temper.secret"),
-    Path("models"),
-    "harm,over-refusal,benign,reasoning",
-)
+MODELS, SUITES = Path("models"), "harm,over-refusal,benign,reasoning"
 
 
 @app.command()

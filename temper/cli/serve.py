@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from temper.cli.keys import CHECKPOINTS, DATABASE, SECRET
+
 if TYPE_CHECKING:
     from temper.serve.inprocess import InProcess
     from temper.serve.state import Settings
@@ -19,9 +21,9 @@ def serve(
     policy: Annotated[str, typer.Option(help="A shipped policy by name, or a .toml file.")] = "chat",
     host: Annotated[str, typer.Option(help="The address to listen on. Beyond loopback it takes an API key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8080,
-    database: Annotated[str, typer.Option(help="A SQLAlchemy URL; PostgreSQL as postgresql://...")] = "sqlite:///temper.db",
-    secret: Annotated[Path, typer.Option(help="The file of the master key; made where missing.")] = Path("temper.secret"),
-    checkpoints: Annotated[Path, typer.Option(help="Where the audit's signed checkpoints go.")] = Path("checkpoints"),
+    database: Annotated[str, typer.Option(help="A SQLAlchemy URL; PostgreSQL as postgresql://...")] = DATABASE,
+    secret: Annotated[Path, typer.Option(help="The file of the master key; made where missing.")] = SECRET,
+    checkpoints: Annotated[Path, typer.Option(help="Where the audit's signed checkpoints go.")] = CHECKPOINTS,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes; a model in process has one.")] = 1,
     models: Annotated[list[str] | None, typer.Option("--model", help="Only this model may be asked; may be repeated.")] = None,
     upstream_key_env: Annotated[str, typer.Option(help="The variable with the model server's key.")] = "",
@@ -103,8 +105,6 @@ def _tell(settings: "Settings") -> None:
 
 def _store(settings: "Settings") -> str:
     """The flags by which another command finds this gateway's store; the usual ones need none."""
-    from temper.cli.keys import CHECKPOINTS, DATABASE, SECRET
-
     given = {
         "--database": (settings.database, DATABASE),
         "--secret": (settings.secret, SECRET),

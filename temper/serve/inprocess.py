@@ -76,7 +76,7 @@ class InProcess:
             raise overloaded("the model has as many answers to give as it takes", 2, code="upstream_overloaded")
         with self._lock:
             self._open += 1
-        speech = _Speech(path, asyncio.get_running_loop())
+        speech = _Speech(asyncio.get_running_loop())
         work = self._thread.submit(self._speech, speech, path, body)
         work.add_done_callback(self._ended)
         return speech
@@ -118,8 +118,7 @@ class InProcess:
 class _Speech:
     """An answer under way, from the thread to the loop."""
 
-    def __init__(self, path: str, loop: asyncio.AbstractEventLoop) -> None:
-        self._chat = path != "completions"
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._told: list[Mapping[str, Any] | ApiError | None] = []
         self._news = asyncio.Event()

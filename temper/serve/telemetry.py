@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-CONVENTIONS = "gen-ai, state of 2026-08 (development)"
+# Names of the GenAI conventions as of 2026-08, when all of them were still in development.
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
