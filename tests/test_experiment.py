@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -456,7 +457,9 @@ def test_without_a_finished_seed_of_this_recipe_results_stay_as_they_are(recipe:
     if changed:
         make_seed(recipe, out, 3)
         recipe.write_text(recipe.read_text().replace("harm = 1.0", "harm = 0.5"))
+    handler = signal.getsignal(signal.SIGTERM)
     told = CliRunner().invoke(app, ["experiment", str(recipe), "--out", str(out), "--seeds", "0", "--results", str(kept.parent)])
+    assert signal.getsignal(signal.SIGTERM) is handler, "a program that calls the command ends by SIGTERM as before"
     assert isinstance(told.exception, UsageError)
     assert ("seed-3 ran another recipe" if changed else "no such folder") in str(told.exception)
     assert read_json(kept) == {"good": 1}

@@ -38,12 +38,14 @@ def experiment(
     folder, command = out or Path("runs") / path.stem, "temper " + shlex.join(sys.argv[1:])
     wanted: Sequence[int] = range(first_seed, first_seed + seeds)
     # a supervisor ends a job with SIGTERM; as an exit it passes through the code that ends the children
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         failed = run_seeds(path, folder, wanted, jobs=jobs, tell=_say)
     except KeyboardInterrupt:
         typer.echo(f"\ntemper: stopped; nothing finished is lost. To go on:  {command}", err=True)
         raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if failed and len(failed) == len(wanted):
         raise told_failures(failed, folder)
     table = gather(path, folder, wanted or seeds_in(folder))
