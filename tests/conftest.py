@@ -1,10 +1,17 @@
 """A tiny random decoder with a real tokenizer and chat template, made in the test's own folder; no file is downloaded."""
 
+import gc
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long one example takes says something about the machine and nothing about a property.
+settings.register_profile("temper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("temper")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "train" in item.keywords or "real" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs temper-llm[train]"))
+
+
+def pytest_runtest_setup() -> None:
+    """Once the training libraries are there, the collector leaves them alone: it took a third of each tiny training's time."""
+    if "trl.trainer.grpo_trainer" in sys.modules and not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
