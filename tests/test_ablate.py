@@ -132,6 +132,7 @@ def test_a_run_killed_before_its_facts_were_written_starts_afresh(recipe: Path, 
     assert (run(recipe, out=tmp_path / "run") / "summary.json").is_file()
 
 
+@pytest.mark.timeout(900)  # a run, one that is killed, and the rest of it
 def test_a_run_killed_inside_a_stage_continues_from_its_checkpoint_and_ends_with_the_same_weights(
     tiny_model: Path, tmp_path: Path
 ) -> None:

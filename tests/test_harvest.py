@@ -415,6 +415,7 @@ def made_by(run: Path, stage: str) -> Path:
     return next(p for p in (run / "stages").iterdir() if p.name.partition("-")[2] == stage)
 
 
+@pytest.mark.timeout(900)  # a run, one that is killed, and the rest of it
 @pytest.mark.train
 def test_a_second_round_of_sft_trains_from_the_base_on_what_was_harvested_also_after_a_kill(
     tiny_model: Path, tmp_path: Path

@@ -34,6 +34,7 @@ def gradient(rank: int, world: int, folder: Path, out: Path) -> None:
     processes.destroy_process_group()
 
 
+@pytest.mark.timeout(2 * PATIENCE + 300)
 def test_two_processes_average_their_gradients(tiny_model: Path, tmp_path: Path) -> None:
     from test_shared import batch, decoder_of, model_of
 

@@ -67,6 +67,7 @@ def write(folder: Path, base: Path, student: Path) -> Path:
     return path
 
 
+@pytest.mark.timeout(900)  # a run, one that is killed, and the rest of it
 @pytest.mark.train
 def test_a_student_is_trained_from_its_own_weights_on_what_the_teacher_answered_also_after_a_kill(tiny_model, tmp_path) -> None:
     pytest.importorskip("torch")
