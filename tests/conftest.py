@@ -17,6 +17,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Two runs that are compared bit for bit must not choose their threads by what the machine happens to be doing.
 os.environ.setdefault("TEMPER_THREADS", "1")
+# Tiny models gain nothing from a second thread, and the suite may itself be run in several processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"

@@ -1,5 +1,6 @@
 """How fast this machine is just now, so that a limit in seconds holds on a slow or busy one as well."""
 
+import gc
 import re
 import time
 from collections import Counter
@@ -21,13 +22,27 @@ def _work() -> None:
 
 
 def cpu_seconds(work: Callable[[], object], tries: int = 3) -> float:
-    """The least CPU time of some tries; what other processes do is no part of it."""
+    """The least CPU time of some tries, without the collector, which walks over all that other tests have left."""
     taken = []
-    for _ in range(tries):
-        started = time.thread_time()
-        work()
-        taken.append(time.thread_time() - started)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(tries):
+            started = time.thread_time()
+            work()
+            taken.append(time.thread_time() - started)
+    finally:
+        if collecting:
+            gc.enable()
     return min(taken)
+
+
+def grows_within(limit: float, work: Callable[[int], object], small: int, large: int, *, least: float = 0.0005) -> bool:
+    """Whether the time for `large` is below `limit` times that for `small`, which counts as `least` seconds or more.
+
+    Measured up to three times: caches that others have emptied slow a busy machine now and then, superlinear work is slow always.
+    """
+    return any(cpu_seconds(lambda: work(large)) < limit * max(cpu_seconds(lambda: work(small)), least) for _ in range(3))
 
 
 def slowness() -> float:

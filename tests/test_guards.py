@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speed import cpu_seconds
+from speed import grows_within
 
 from temper import catalog
 from temper.errors import ModelError, UnknownName
@@ -514,7 +514,7 @@ def test_the_language_of_a_very_long_text_is_read_in_linear_time(sentence):
 
     assert judged(40_000).value == (0.0 if sentence is ENGLISH else None)
     # eightfold text: quadratic work would take 64 times as long
-    assert cpu_seconds(lambda: judged(40_000)) < 24 * max(cpu_seconds(lambda: judged(5_000)), 0.002)
+    assert grows_within(24, judged, 5_000, 40_000, least=0.002)
 
 
 def test_every_documented_language_can_be_told():

@@ -20,7 +20,7 @@ limit = 8
 steps = 1
 prompts_per_step = 2
 group = 2
-max_new_tokens = 16
+max_new_tokens = 24
 audits = 1
 [arms]
 base = []
@@ -28,7 +28,7 @@ hybrid = ["sft", "grpo"]
 [prove]
 suites = ["harm"]
 limit = 3
-max_new_tokens = 16
+max_new_tokens = 24
 """
 
 
