@@ -212,8 +212,8 @@ def written() -> list[Dialogue]:
 
 
 def test_the_corpus_has_the_base_rates_and_the_test_objects_are_not_in_it(written: list[Dialogue]) -> None:
-    rng = Random(1)
-    rows = [(r, dialogue(r, rng)) for r in (rng.choice(requests(PROPERTY, HOUSEHOLD)) for _ in range(6000))]
+    rng, asked_of = Random(1), requests(PROPERTY, HOUSEHOLD)
+    rows = [(r, dialogue(r, rng)) for r in (rng.choice(asked_of) for _ in range(6000))]
     for harmful in (True, False):
         found = [parse(r.prompt, x.reasoning, x.answer, x.thought) for r, x in rows if r.family.harmful is harmful]
         for think, rate in THINKS[harmful].items():
