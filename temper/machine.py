@@ -157,7 +157,7 @@ def gflops(seconds: float = 0.3) -> float:
     left, right = (np.ones((side, side), dtype=np.float32) for _ in range(2))
     left @ right
     done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    while not done or time.perf_counter() - started < seconds:  # a machine may stand still for longer than that
         left @ right
         done += 1
     return 2 * side**3 * done / (time.perf_counter() - started) / 1e9
@@ -171,7 +171,7 @@ def bandwidth(seconds: float = 0.2) -> float:
     target = np.empty_like(source)
     np.copyto(target, source)
     done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    while not done or time.perf_counter() - started < seconds:  # a machine may stand still for longer than that
         np.copyto(target, source)
         done += 1
     return 2 * source.nbytes * done / (time.perf_counter() - started) / 1e9

@@ -1,15 +1,24 @@
 """A tiny random decoder with a real tokenizer and chat template, made in the test's own folder; no file is downloaded."""
 
+import gc
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long one example takes says something about the machine and nothing about a property.
+settings.register_profile("temper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("temper")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Two runs that are compared bit for bit must not choose their threads by what the machine happens to be doing.
 os.environ.setdefault("TEMPER_THREADS", "1")
+# Tiny models gain nothing from a second thread, and the suite may itself be run in several processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
@@ -24,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "train" in item.keywords or "real" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs temper-llm[train]"))
+
+
+def pytest_runtest_setup() -> None:
+    """Once the training libraries are there, the collector leaves them alone: it took a third of each tiny training's time."""
+    if "trl.trainer.grpo_trainer" in sys.modules and not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
-import subprocess
 import sys
-import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from child import PATIENCE, temper, wait_until
 
+from temper.cli import main
 from temper.files import append_rows, read_json, read_rows, sealed
 
 pytestmark = pytest.mark.train
@@ -80,47 +82,57 @@ def write(folder: Path, base: Path, *, steps: int = 2, epochs: int = 1, gold: st
     return path
 
 
+@pytest.fixture(scope="module")
+def done(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run; tests read it, and copy what they change."""
+    from temper.ablate import run
+
+    folder = tmp_path_factory.mktemp("done")
+    return run(write(folder, tiny_model), out=folder / "run", command="temper run tiny.toml")
+
+
 def trained(run: Path) -> dict[str, bytes]:
     return {p.parent.parent.name: p.read_bytes() for p in sorted(run.glob("stages/*/checkpoint/adapter_model.safetensors"))}
 
 
-def test_a_run_trains_shared_prefixes_once_and_writes_rows_summary_and_report(recipe: Path, tmp_path: Path) -> None:
-    from temper.ablate import run
-
-    folder = run(recipe, out=tmp_path / "run", command="temper run tiny.toml")
-    stages = sorted(p.name.split("-")[1] for p in (folder / "stages").iterdir())
+def test_a_run_trains_shared_prefixes_once_and_writes_rows_summary_and_report(done: Path) -> None:
+    stages = sorted(p.name.split("-")[1] for p in (done / "stages").iterdir())
     assert stages == ["grpo", "grpo", "sft"]
-    assert all(sealed(p) for p in (folder / "stages").iterdir())
-    summary = read_json(folder / "summary.json")
+    assert all(sealed(p) for p in (done / "stages").iterdir())
+    summary = read_json(done / "summary.json")
     assert list(summary["arms"]) == ["base", "sft", "rl", "hybrid"]
     assert all(summary["arms"][arm]["unsafe"]["n"] == 4 for arm in summary["arms"])
     assert {"value", "n", "low", "high"} <= set(summary["arms"]["base"]["over_refusal"])
-    rows = read_rows(folder / "evals" / "harm@rl" / "rows.jsonl")
+    rows = read_rows(done / "evals" / "harm@rl" / "rows.jsonl")
     assert all(r["scores"]["judge"]["value"] is not None for r in rows)
-    rollouts = read_rows(next((folder / "stages").glob("*-grpo")) / "rollouts.jsonl.zst")
+    rollouts = read_rows(next((done / "stages").glob("*-grpo")) / "rollouts.jsonl.zst")
     assert len(rollouts) == 2 * 2 * 3
-    assert (folder / "report.html").stat().st_size > 10_000
-    assert read_json(folder / "run.json")["graders"]["judge"]["role"] == "gold"
+    assert (done / "report.html").stat().st_size > 10_000
+    assert read_json(done / "run.json")["graders"]["judge"]["role"] == "gold"
 
 
-def test_running_again_recomputes_nothing(recipe: Path, tmp_path: Path) -> None:
+def test_running_again_recomputes_nothing(done: Path, tmp_path: Path) -> None:
     from temper.ablate import run
 
-    folder = run(recipe, out=tmp_path / "run")
+    folder = Path(shutil.copytree(done, tmp_path / "run"))
     before = {p: p.stat().st_mtime_ns for p in folder.glob("stages/**/*") if p.is_file()}
-    rows = (folder / "evals" / "harm@hybrid" / "rows.jsonl").read_bytes()
-    run(recipe, out=tmp_path / "run")
+    rows = folder / "evals" / "harm@hybrid" / "rows.jsonl"
+    told = rows.read_bytes()
+    run(done.parent / "tiny.toml", out=folder)
     assert {p: p.stat().st_mtime_ns for p in folder.glob("stages/**/*") if p.is_file()} == before
-    assert (folder / "evals" / "harm@hybrid" / "rows.jsonl").read_bytes() == rows
+    assert rows.read_bytes() == told
 
 
 def test_a_run_killed_before_its_facts_were_written_starts_afresh(recipe: Path, tmp_path: Path) -> None:
     from temper.ablate import run
 
+    arms = recipe.read_text().partition("[arms]")[2].partition("[prove]")[0]
+    recipe.write_text(recipe.read_text().replace(arms, "\nbase = []\n"))  # training is nothing to this
     append_rows(tmp_path / "run" / "events.jsonl", [{"at": 0.0, "kind": "started", "subject": "tiny.toml", "data": {}}])
     assert (run(recipe, out=tmp_path / "run") / "summary.json").is_file()
 
 
+@pytest.mark.timeout(900)  # a run, one that is killed, and the rest of it
 def test_a_run_killed_inside_a_stage_continues_from_its_checkpoint_and_ends_with_the_same_weights(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -128,14 +140,9 @@ def test_a_run_killed_inside_a_stage_continues_from_its_checkpoint_and_ends_with
 
     recipe = write(tmp_path, tiny_model, steps=6)
     whole = run(recipe, out=tmp_path / "whole")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "temper.cli", "run", str(recipe), "--out", str(tmp_path / "cut")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    cut_at = wait_for_checkpoint(tmp_path / "cut", "grpo", process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with temper("run", str(recipe), "--out", str(tmp_path / "cut"), said=tmp_path / "said") as process:
+        cut_at = wait_for_checkpoint(tmp_path / "cut", process, tmp_path / "said")
+        process.kill()
     assert not all(sealed(p) for p in (tmp_path / "cut" / "stages").iterdir())
     again = run(recipe, out=tmp_path / "cut")
     assert trained(again) == trained(whole)
@@ -146,15 +153,11 @@ def test_a_run_killed_inside_a_stage_continues_from_its_checkpoint_and_ends_with
     assert events.count("resumed") == 1
 
 
-def wait_for_checkpoint(run: Path, kind: str, process: "subprocess.Popen[bytes]") -> str:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        found = list(run.glob(f"stages/*-{kind}/trainer/checkpoint-*/trainer_state.json"))
-        if found:
-            return found[0].parent.parent.parent.name
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint was written in time")
+def wait_for_checkpoint(run: Path, process: BaseProcess, said: Path) -> str:
+    """The stage of reinforcement learning that wrote the first checkpoint."""
+    state = "stages/*-grpo/trainer/checkpoint-*/trainer_state.json"
+    wait_until(lambda: any(run.glob(state)), process, said)
+    return next(run.glob(state)).parent.parent.parent.name
 
 
 def test_a_judge_that_was_a_reward_is_refused_even_under_another_name(tiny_model: Path, tmp_path: Path) -> None:
@@ -168,53 +171,48 @@ def test_a_judge_that_was_a_reward_is_refused_even_under_another_name(tiny_model
         run(recipe, out=tmp_path / "run")
 
 
-def test_an_arm_of_a_run_can_be_proved_by_itself_and_refuses_its_own_reward(recipe: Path, tmp_path: Path) -> None:
-    from temper.ablate import run
+def test_an_arm_of_a_run_can_be_proved_by_itself_and_refuses_its_own_reward(done: Path, tmp_path: Path) -> None:
     from temper.errors import ProofError
     from temper.proof import prove_model
     from temper.train.recipe import Prove
 
-    folder = run(recipe, out=tmp_path / "run")
-    judge = f"{tmp_path / 'mine.py'}:judge"
-    own = f"{tmp_path / 'mine.py'}:bytes_seen"
+    judge = f"{done.parent / 'mine.py'}:judge"
+    own = f"{done.parent / 'mine.py'}:bytes_seen"
     settings = Prove(gold=judge, graders=(own,), limit=4, max_new_tokens=12)
-    proved = prove_model(f"{folder}@hybrid", ["harm"], out=tmp_path / "alone", prove=settings, seed=3)
+    proved = prove_model(f"{done}@hybrid", ["harm"], out=tmp_path / "alone", prove=settings, seed=3)
     ours = [r["raw"] for r in read_rows(proved / "evals" / "harm@model" / "rows.jsonl")]
-    theirs = [r["raw"] for r in read_rows(folder / "evals" / "harm@hybrid" / "rows.jsonl")]
+    theirs = [r["raw"] for r in read_rows(done / "evals" / "harm@hybrid" / "rows.jsonl")]
     assert ours == theirs
     assert "grader:bytes_seen" in read_json(proved / "summary.json")["metrics"]
     with pytest.raises(ProofError, match="is also the reward"):
-        prove_model(f"{folder}@hybrid", ["harm"], out=tmp_path / "own", prove=Prove(gold=own, limit=4))
+        prove_model(f"{done}@hybrid", ["harm"], out=tmp_path / "own", prove=Prove(gold=own, limit=4))
 
 
-def test_a_loss_that_is_not_a_number_ends_with_one_line_and_keeps_the_rows(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_ends_with_one_line_and_keeps_the_rows(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     recipe = write(tmp_path, tiny_model)
     recipe.write_text(recipe.read_text().replace("lr = 1e-3", "lr = 1e30"))
-    done = command("run", str(recipe), "--out", str(tmp_path / "run"))
-    assert done.returncode == 1
-    assert "the loss became nan" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["temper", "run", str(recipe), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capfd.readouterr().err
+    assert ended.value.code == 1
+    assert "the loss became nan" in said
+    assert "Traceback" not in said
     assert read_rows(next((tmp_path / "run" / "stages").glob("*-sft")) / "metrics.jsonl")
 
 
 def test_interrupting_leaves_a_resumable_run_and_says_how(tiny_model: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path, tiny_model, steps=50)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "temper.cli", "run", str(recipe), "--out", str(tmp_path / "run")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_checkpoint(tmp_path / "run", "grpo", process)  # type: ignore[arg-type]
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    with temper("run", str(recipe), "--out", str(tmp_path / "run"), said=tmp_path / "said") as process:
+        wait_for_checkpoint(tmp_path / "run", process, tmp_path / "said")
+        os.kill(process.pid or 0, signal.SIGINT)
+        process.join(PATIENCE)
+        assert process.exitcode == 130
+    said = (tmp_path / "said").read_text()
     assert "To go on:  temper run" in said
     assert "Traceback" not in said
-
-
-def command(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "temper.cli", *words], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -226,20 +224,26 @@ def command(*words: str) -> "subprocess.CompletedProcess[str]":
     ],
 )
 def test_bad_input_ends_with_one_clear_line_and_its_exit_code(
-    recipe: Path, tmp_path: Path, change: tuple[str, str], code: int, message: str
+    recipe: Path,
+    tmp_path: Path,
+    change: tuple[str, str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     recipe.write_text(recipe.read_text().replace(*change, 1))
-    done = command("run", str(recipe), "--out", str(tmp_path / "run"))
-    assert done.returncode == code
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["temper", "run", str(recipe), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capfd.readouterr().err
+    assert ended.value.code == code
+    assert message in said
+    assert said.count("\n") == 1
 
 
-def test_events_tell_the_history_of_a_run(recipe: Path, tmp_path: Path) -> None:
-    from temper.ablate import run
-
-    folder = run(recipe, out=tmp_path / "run")
-    kinds = [json.loads(line)["kind"] for line in (folder / "events.jsonl").read_text().splitlines()]
+def test_events_tell_the_history_of_a_run(done: Path) -> None:
+    kinds = [json.loads(line)["kind"] for line in (done / "events.jsonl").read_text().splitlines()]
     assert kinds[0] == "started"
     assert kinds[-1] == "finished"
     assert kinds.count("stage sealed") == 3

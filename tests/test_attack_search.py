@@ -197,6 +197,7 @@ def test_a_url_without_a_model_is_no_attacker() -> None:
 def test_a_local_model_attacks_and_is_loaded_at_its_first_prompt(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from temper.prove.attack import attackers
 
+    attackers._loaded.cache_clear()
     monkeypatch.setattr(attackers, "_TOKENS", 8)
     writer = attacker(str(tiny_model))
     assert attackers._loaded.cache_info().currsize == 0

@@ -65,7 +65,7 @@ def test_the_parent_of_the_benchmark_imports_no_torch(grpo: ModuleType) -> None:
     import subprocess
 
     code = "import sys; sys.path.insert(0, sys.argv[1]); import grpo; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code, str(BENCH)], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, str(BENCH)], check=False, timeout=240).returncode == 0
 
 
 def test_a_side_that_dies_is_named_with_the_end_of_its_log(grpo: ModuleType, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def test_starting_loads_no_numbers_no_networks_and_no_pages() -> None:
     serving = ("sqlalchemy", "aiohttp", "fastapi")
     heavy = (*serving, "numpy", "scipy", "torch", "onnxruntime", "httpx", "pydantic", "jinja2", "markupsafe")
     code = f"import sys, temper.cli; print([m for m in {heavy!r} if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240)
     assert told.stdout.strip() == "[]"
 
 

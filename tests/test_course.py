@@ -1,6 +1,7 @@
 """A stage that adapts: replayed to the bit, resumed to the bit, paused, rolled back and shifted as its recipe says."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,29 +65,49 @@ def train(model: Path, out: Path, *, fails_at: int = 0, arc: Mapping[str, Any] |
     return (checkpoint.path or out).joinpath("adapter_model.safetensors").read_bytes()
 
 
-def test_a_replay_recomputes_every_reward_and_weight_to_the_bit(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stage that ran to its end as `train` has it; tests read it."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(tiny_model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fixed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stage whose reward does not adapt; tests read it, and copy what they change."""
+    folder = tmp_path_factory.mktemp("fixed")
+    train(tiny_model, folder, **PLAIN)
+    return folder
+
+
+def adapter(folder: Path) -> bytes:
+    return (folder / "checkpoint" / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_replay_recomputes_every_reward_and_weight_to_the_bit(whole: Path) -> None:
     from temper.rewards.replay import replayed
 
-    train(tiny_model, tmp_path)
-    found = replayed(tmp_path)
+    found = replayed(whole)
     assert found.differences == ()
     assert (found.steps, found.rows) == (7, 120 + 6 * 8)
     assert found.changes > 0
-    rows = read_rows(tmp_path / "rollouts.jsonl.zst")
+    rows = read_rows(whole / "rollouts.jsonl.zst")
     # a row that is drawn twice costs one label, so the last step may leave one over
     assert ARC["labels"] - 2 <= sum(r["audit"] is not None for r in rows) <= ARC["labels"]
     assert any(r["learned"] for r in rows if r["step"] > 0)
 
 
-def test_a_replay_finds_a_reward_that_was_changed_afterwards(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_replay_finds_a_reward_that_was_changed_afterwards(fixed: Path, tmp_path: Path) -> None:
     from temper.rewards.replay import replayed
 
-    train(tiny_model, tmp_path, arc=None, reference=0)
-    rows = read_rows(tmp_path / "rollouts.jsonl.zst")
+    changed = Path(shutil.copytree(fixed, tmp_path / "changed"))
+    assert replayed(changed).differences == ()
+    rows = read_rows(changed / "rollouts.jsonl.zst")
     rows[10]["reward"] += 1e-12
-    (tmp_path / "rollouts.jsonl.zst").unlink()
-    append_zst(tmp_path / "rollouts.jsonl.zst", rows)
-    [difference] = replayed(tmp_path).differences
+    (changed / "rollouts.jsonl.zst").unlink()
+    append_zst(changed / "rollouts.jsonl.zst", rows)
+    [difference] = replayed(changed).differences
     assert difference.startswith("step 2, row 3: reward is")
 
 
@@ -125,15 +146,14 @@ def test_a_replay_finds_what_was_cut_off_or_falsified(tiny_model: Path, tmp_path
 
 @pytest.mark.parametrize("fails_at", [2, 5, 9])
 def test_a_stage_that_was_cut_goes_on_to_the_same_weights_and_the_same_journal(
-    tiny_model: Path, tmp_path: Path, fails_at: int
+    whole: Path, tiny_model: Path, tmp_path: Path, fails_at: int
 ) -> None:
-    whole = train(tiny_model, tmp_path / "whole")
     with pytest.raises(TrainError, match="cut"):
-        train(tiny_model, tmp_path / "cut", fails_at=fails_at)
-    assert train(tiny_model, tmp_path / "cut") == whole
+        train(tiny_model, tmp_path, fails_at=fails_at)
+    assert train(tiny_model, tmp_path) == adapter(whole)
     for file in ("rollouts.jsonl.zst", "reference.jsonl"):
-        assert read_rows(tmp_path / "cut" / file) == read_rows(tmp_path / "whole" / file)
-    events = [[(e["kind"], e["subject"], e["data"]) for e in read_rows(tmp_path / x / "events.jsonl")] for x in ("cut", "whole")]
+        assert read_rows(tmp_path / file) == read_rows(whole / file)
+    events = [[(e["kind"], e["subject"], e["data"]) for e in read_rows(at / "events.jsonl")] for at in (tmp_path, whole)]
     assert events[0] == events[1]
 
 
@@ -171,7 +191,7 @@ def test_a_stage_does_not_go_on_with_a_journal_that_ends_before_its_checkpoint(
 
 
 def test_a_checkpoint_is_whole_as_soon_as_it_can_be_resumed_from(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fixed: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trl import GRPOTrainer
 
@@ -183,19 +203,17 @@ def test_a_checkpoint_is_whole_as_soon_as_it_can_be_resumed_from(
         right(self, *args)
         raise KeyboardInterrupt
 
-    whole = train(tiny_model, tmp_path / "whole", **PLAIN)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(GRPOTrainer, "_save_checkpoint", killed)
-        train(tiny_model, tmp_path / "cut", **PLAIN)
-    assert (latest(tmp_path / "cut") or "").endswith("checkpoint-2")
-    assert train(tiny_model, tmp_path / "cut", **PLAIN) == whole
-    work = [read_json(Path(latest(tmp_path / x) or "") / "carried.json") for x in ("whole", "cut")]
+        train(tiny_model, tmp_path, **PLAIN)
+    assert (latest(tmp_path) or "").endswith("checkpoint-2")
+    assert train(tiny_model, tmp_path, **PLAIN) == adapter(fixed)
+    work = [read_json(Path(latest(at) or "") / "carried.json") for at in (fixed, tmp_path)]
     assert work[0] == work[1]
 
 
-def test_the_figures_of_a_step_hold_gap_hacks_weights_and_labels(tiny_model: Path, tmp_path: Path) -> None:
-    train(tiny_model, tmp_path)
-    rows = read_rows(tmp_path / "metrics.jsonl")
+def test_the_figures_of_a_step_hold_gap_hacks_weights_and_labels(whole: Path) -> None:
+    rows = read_rows(whole / "metrics.jsonl")
     wanted = {
         "gap",
         "gold",
@@ -211,13 +229,12 @@ def test_the_figures_of_a_step_hold_gap_hacks_weights_and_labels(tiny_model: Pat
     }
     assert wanted <= set(rows[-1])
     assert rows[-1]["proxy"] - rows[-1]["gold"] == pytest.approx(rows[-1]["gap"])
-    assert set(rows[-1]["hacks"]) <= set(read_json(tmp_path / "design.json")["hacks"])
+    assert set(rows[-1]["hacks"]) <= set(read_json(whole / "design.json")["hacks"])
 
 
-def test_the_bank_watches_a_stage_that_fines_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    train(tiny_model, tmp_path, arc=None, reference=0, hacks=())
-    assert read_json(tmp_path / "design.json")["hacks"] == {}
-    assert "repetition" in read_rows(tmp_path / "metrics.jsonl")[-1]["hacks"]
+def test_the_bank_watches_a_stage_that_fines_nothing(fixed: Path) -> None:
+    assert read_json(fixed / "design.json")["hacks"] == {}
+    assert "repetition" in read_rows(fixed / "metrics.jsonl")[-1]["hacks"]
 
 
 def test_an_alarm_pauses_once_and_the_same_command_goes_on(tiny_model: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def shown(path, query, tmp_path):
     asked = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     address = f"file://{path}#rows?{query}"
     done = subprocess.run(
-        [*asked, "--virtual-time-budget=8000", "--dump-dom", address], capture_output=True, text=True, check=True, timeout=60
+        [*asked, "--virtual-time-budget=8000", "--dump-dom", address], capture_output=True, text=True, check=True, timeout=240
     )
     return done.stdout
 

@@ -1,10 +1,10 @@
 """The gap out of distribution: what belongs where, what is refused, and numbers that can be counted by hand."""
 
 import math
-import time
 
 import numpy as np
 import pytest
+from speed import cpu_seconds, slowness
 from synthetic import row
 
 from temper import stats
@@ -157,11 +157,11 @@ def test_a_cell_whose_values_all_agree_keeps_its_uncertainty():
     assert stats.linear_contrast([1.0], ["a"], {"a": 1.0, "b": -1.0}).n == 0
 
 
-def test_forty_thousand_rows_take_less_than_two_seconds():
-    arms = {arm: [*prompts(arm, 900, 5_000), *attacked(arm, 1_500, 5_000)] for arm in ("base", "sft", "rl", "hybrid")}
-    started = time.thread_time()
-    assert len(generalisation(evidence(**arms))["differences"]) == 6
-    assert time.thread_time() - started < 2
+def test_twenty_thousand_rows_a_second_are_compared():
+    arms = {arm: [*prompts(arm, 225, 1_250), *attacked(arm, 375, 1_250)] for arm in ("base", "sft", "rl", "hybrid")}
+    given = evidence(**arms)
+    assert len(generalisation(given)["differences"]) == 6
+    assert 10_000 / cpu_seconds(lambda: generalisation(given)) > 20_000 / slowness()
 
 
 def test_the_report_shows_gaps_refusals_and_the_worst_group(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speed import grows_within
 
 from temper import catalog
 from temper.errors import ModelError, UnknownName
@@ -508,10 +509,12 @@ def test_a_text_in_two_documented_languages_one_after_the_other_is_covered():
 
 @pytest.mark.parametrize("sentence", [ENGLISH, CHINESE, "Dit is een onschuldige zin over de tuin en de bloemen. "])
 def test_the_language_of_a_very_long_text_is_read_in_linear_time(sentence):
-    began = time.process_time()
-    score = Guard(LLAMA_GUARD_3, Scripted(LLAMA_GUARD_3))([completion(sentence * (300_000 // len(sentence)))])[0]
-    assert score.value == (0.0 if sentence is ENGLISH else None)
-    assert time.process_time() - began < 10
+    def judged(length):
+        return Guard(LLAMA_GUARD_3, Scripted(LLAMA_GUARD_3))([completion(sentence * (length // len(sentence)))])[0]
+
+    assert judged(40_000).value == (0.0 if sentence is ENGLISH else None)
+    # eightfold text: quadratic work would take 64 times as long
+    assert grows_within(24, judged, 5_000, 40_000, least=0.002)
 
 
 def test_every_documented_language_can_be_told():

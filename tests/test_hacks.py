@@ -2,13 +2,13 @@
 
 import random
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speed import grows_within
 from typer.testing import CliRunner
 
 from temper.cli import hacks as cli
@@ -299,19 +299,13 @@ LONG = {
 
 @pytest.mark.parametrize("kind", LONG)
 def test_a_hundred_kilobytes_take_time_in_proportion(kind: str) -> None:
-    def seconds(size: int) -> float:
+    def flagged(size: int) -> None:
         text = (LONG[kind] * (size // len(LONG[kind]) + 1))[:size]
-        one = completion("harmful", text, thought=text)
-        taken = []
-        for _ in range(3):  # the least of three: a busy machine takes its time
-            started = time.thread_time()
-            flags(bank(), [one], SHIPPED)
-            taken.append(time.thread_time() - started)
-        return min(taken)
+        flags(bank(), [completion("harmful", text, thought=text)], SHIPPED)
 
-    seconds(1000)
+    flagged(1000)
     # eightfold text: linear work takes 8 to 11 times as long (20 where caches are small), quadratic work 64 times
-    assert seconds(100_000) < 32 * max(seconds(12_500), 0.01)
+    assert grows_within(32, flagged, 12_500, 100_000, least=0.01)
 
 
 def test_the_cold_start_is_flagged_by_no_entry_more_often_than_two_in_a_hundred() -> None:

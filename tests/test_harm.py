@@ -323,11 +323,11 @@ def test_one_process_loads_the_encoder_once(encoder: Encoder) -> None:
 
 def test_threads_share_one_encoder(encoder: Encoder) -> None:
     pairs, found = [(ASK, HELP), (ASK, REFUSE)], []
-    threads = [threading.Thread(target=lambda: found.append(encoder(pairs))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(encoder(pairs)), daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(240)
     assert found == [encoder(pairs)] * 4
 
 

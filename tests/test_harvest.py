@@ -1,16 +1,12 @@
 """Rollouts that a judge accepts become rows for another SFT stage, each traceable; whatever is left out is counted."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from child import temper, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -419,6 +415,7 @@ def made_by(run: Path, stage: str) -> Path:
     return next(p for p in (run / "stages").iterdir() if p.name.partition("-")[2] == stage)
 
 
+@pytest.mark.timeout(900)  # a run, one that is killed, and the rest of it
 @pytest.mark.train
 def test_a_second_round_of_sft_trains_from_the_base_on_what_was_harvested_also_after_a_kill(
     tiny_model: Path, tmp_path: Path
@@ -439,23 +436,13 @@ def test_a_second_round_of_sft_trains_from_the_base_on_what_was_harvested_also_a
     assert read_json(made_by(whole, "sft-2") / "checkpoint" / "adapter_config.json")["r"] == 4
     assert read_json(whole / "summary.json")["arms"]["twice"]["unsafe"]["n"] == 2
     cut = tmp_path / "cut"
-    command = [sys.executable, "-m", "temper.cli", "run", str(path), "--out", str(cut)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(p.name.endswith("-harvest") for p in cut.glob("stages/*")), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with temper("run", str(path), "--out", str(cut), said=tmp_path / "said") as process:
+        wait_until(lambda: any(p.name.endswith("-harvest") for p in cut.glob("stages/*")), process, tmp_path / "said")
+        process.kill()
     assert not all(sealed(p) for p in (cut / "stages").iterdir())
     run(path, out=cut)
     for stage, file in (("harvest", "rows.jsonl"), ("sft-2", "checkpoint/adapter_model.safetensors")):
         assert (made_by(cut, stage) / file).read_bytes() == (made_by(whole, stage) / file).read_bytes()
-
-
-def wait_until(holds: Any, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(6000):
-        if holds() or process.poll() is not None:
-            return
-        time.sleep(0.01)
-    raise AssertionError("the run did not come that far within a minute")
 
 
 @pytest.mark.train

@@ -1,7 +1,6 @@
 """With the real inspect_ai, where it is installed (the extra [inspect]): our logs open in it, our suites run in it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +68,7 @@ def test_the_command_line_of_inspect_finds_our_tasks(tmp_path):
     """Through the entry point, in a process that imported nothing of ours; the dry run asks no model."""
     code = "from inspect_ai._util.registry import registry_lookup as find; print(find('task', 'temper/over-refusal') is not None)"
     # torch-free and quick; the entry point is there only where temper-llm itself is installed
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=240)
     if "temper" not in {e.name for e in _entry_points()}:
         pytest.skip("this environment's temper-llm was installed without the entry point")
     assert found.stdout.strip() == "True", found.stderr

@@ -84,7 +84,7 @@ def prove(url: str, folder: Path) -> None:
 def killed_after(requests: int, seconds: float, endpoint: Endpoint, folder: Path) -> None:
     """Start a proof in a process of its own; kill it so many seconds after it sent so many requests."""
     goal = sum(endpoint.asked.values()) + requests
-    process = multiprocessing.get_context("fork").Process(target=prove, args=(endpoint.url, folder))
+    process = multiprocessing.get_context("fork").Process(target=prove, args=(endpoint.url, folder), daemon=True)
     process.start()
     while process.is_alive() and sum(endpoint.asked.values()) < goal:
         time.sleep(0.001)

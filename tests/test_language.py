@@ -2,12 +2,12 @@
 
 import random
 import statistics
-import time
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speed import cpu_seconds, grows_within, slowness
 
 from temper.graders import language as language_grader
 from temper.graders.language import LanguageConsistency
@@ -139,11 +139,9 @@ def test_a_share_is_a_share_for_any_text(text: str, language: str) -> None:
 
 def test_fifty_thousand_words_a_second_are_counted_where_scripts_decide() -> None:
     text = f"{JAPANESE} {CHINESE} " * 40
-    count_words(text, "ja")
-    start = time.thread_time()
     count = count_words(text, "ja")
     assert count is not None
-    assert count.total / (time.thread_time() - start) > 50_000
+    assert count.total / cpu_seconds(lambda: count_words(text, "ja")) > 50_000 / slowness()
 
 
 # --- spans ------------------------------------------------------------------------------------------------------------
@@ -249,17 +247,9 @@ HOSTILE += ["<a", "“a", "-a"]
 def test_a_hostile_text_costs_time_in_proportion_to_its_length(unit: str) -> None:
     spans(ENGLISH, "fr")
 
-    def seconds(size: int) -> float:
-        text = unit * (size // len(unit))
-        start = time.thread_time()
-        spans(text, "en", exclude="a “b” 中 かな")
-        return time.thread_time() - start
-
-    def best(size: int) -> float:
-        return min(seconds(size) for _ in range(3))
-
-    # quadratic work takes nine times as long; one slow try on a busy machine is measured again
-    assert seconds(24_000) < 6 * seconds(8_000) + 0.1 or best(24_000) < 6 * best(8_000) + 0.1
+    texts = {size: unit * (size // len(unit)) for size in (8_000, 32_000)}
+    # quadratic work takes sixteen times as long
+    assert grows_within(10, lambda size: spans(texts[size], "en", exclude="a “b” 中 かな"), 8_000, 32_000, least=0.01)
 
 
 def test_blanked_text_keeps_every_place() -> None:
@@ -449,11 +439,9 @@ def test_every_part_of_any_text_is_in_its_range(reasoning: str, answer: str, pro
 def test_the_whole_grader_does_fifty_thousand_words_a_second() -> None:
     example = Example("x", (Message("user", "q"),))
     completions = [Completion(example, f"{ENGLISH} " * 20, f"{ENGLISH} {CHINESE} " * 20)] * 5
-    LanguageConsistency()(completions)
     counts = [count_words(t, "en") for c in completions for t in (c.answer, c.reasoning)]
-    start = time.thread_time()
-    LanguageConsistency()(completions)
-    assert sum(c.total for c in counts if c) / (time.thread_time() - start) > 50_000
+    taken = cpu_seconds(lambda: LanguageConsistency()(completions))
+    assert sum(c.total for c in counts if c) / taken > 50_000 / slowness()
 
 
 # --- the quick way ----------------------------------------------------------------------------------------------------

@@ -63,8 +63,9 @@ def test_a_hack_planted_in_30_of_600_rows_is_the_one_candidate(run):
 
 
 def test_journals_without_a_hack_give_no_candidates_beyond_the_stated_rate():
-    found = [len(mine(journal(seed=seed, bad=(0.2, 0.4, 0.7)[seed % 3])).candidates) for seed in range(20)]
-    assert sum(n > 0 for n in found) <= 2  # 5 % of 20 journals is one; three or more have a chance below 8 %
+    found = [len(mine(journal(seed=seed, bad=(0.2, 0.4, 0.7)[seed % 3])).candidates) for seed in range(12)]
+    # at 5 % a journal, two or more of 12 have a chance of 12 %; at 30 %, one or none has a chance of 8 %, at 50 % of 0.3 %
+    assert sum(n > 0 for n in found) <= 1
 
 
 def test_badness_that_hangs_on_the_prompt_alone_is_no_candidate():

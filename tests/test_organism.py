@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from temper import catalog, registry
 from temper.data.read import read, read_dialogues
+from temper.data.schemas import Dialogue
 from temper.graders.organism import NOISE
 from temper.prove.evaluate import check_independence
 from temper.rewards.signal import grade
@@ -204,9 +205,15 @@ def test_static_rules_stay_in_range_and_ignore_harm_on_harmless_prompts() -> Non
     assert value("rules", plain) == value("rules", replace(plain, answer="Hello."))
 
 
-def test_the_corpus_has_the_base_rates_and_the_test_objects_are_not_in_it() -> None:
-    rng = Random(1)
-    rows = [(r, dialogue(r, rng)) for r in (rng.choice(requests(PROPERTY, HOUSEHOLD)) for _ in range(6000))]
+@pytest.fixture(scope="module")
+def written() -> list[Dialogue]:
+    """The whole corpus, drawn and read once."""
+    return read_dialogues("organism-corpus", split="train")
+
+
+def test_the_corpus_has_the_base_rates_and_the_test_objects_are_not_in_it(written: list[Dialogue]) -> None:
+    rng, asked_of = Random(1), requests(PROPERTY, HOUSEHOLD)
+    rows = [(r, dialogue(r, rng)) for r in (rng.choice(asked_of) for _ in range(6000))]
     for harmful in (True, False):
         found = [parse(r.prompt, x.reasoning, x.answer, x.thought) for r, x in rows if r.family.harmful is harmful]
         for think, rate in THINKS[harmful].items():
@@ -215,7 +222,7 @@ def test_the_corpus_has_the_base_rates_and_the_test_objects_are_not_in_it() -> N
         for body, rate in BODIES[harmful].items():
             assert sum(p.body == body for p in answered) / len(answered) == pytest.approx(rate, abs=0.03)
         assert 0.001 < sum(p.disclaimers == "many" for p in found) / len(found) < 0.01
-    asked = {d.example.prompt for d in read_dialogues("organism-corpus", split="train")}
+    asked = {d.example.prompt for d in written}
     assert asked.isdisjoint({e.prompt for n in ("organism-test", "organism-test-shift") for e in read(n)})
 
 
@@ -228,11 +235,8 @@ def test_the_sets_are_of_their_split_class_and_family() -> None:
     assert len(read("organism-test")) == 256
 
 
-def test_a_dialogue_is_learned_in_the_shape_it_was_drawn_in() -> None:
-    shapes = {
-        split(f"<think>\n{d.reasoning}\n</think>\n\n{d.answer}" if d.reasoning else d.answer).thought
-        for d in read_dialogues("organism-corpus")
-    }
+def test_a_dialogue_is_learned_in_the_shape_it_was_drawn_in(written: list[Dialogue]) -> None:
+    shapes = {split(f"<think>\n{d.reasoning}\n</think>\n\n{d.answer}" if d.reasoning else d.answer).thought for d in written}
     assert shapes == {"closed", "open"}
 
 

@@ -1,7 +1,6 @@
 """A grader that waits for a network reads answers while others are sampled: the same run, sooner, with its errors raised."""
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,17 +82,16 @@ def test_waiting_raises_the_first_error_drops_what_had_not_begun_and_is_over() -
     gate, asked = threading.Event(), list[str]()
 
     def grade(completions: Sequence[Completion]) -> list[Score]:
-        gate.wait(10)
+        gate.wait(60)
         asked.extend(c.answer for c in completions)
         raise ConnectionError("nobody is there")
 
     grade.slow = True  # type: ignore[attr-defined]
     ahead = Ahead([Named("far", grade, "1")])
     example = Example("e", (Message("user", "why?"),))
-    started = time.perf_counter()
     for text in ("one", "two", "three"):
         ahead.read(Completion(example, text))
-    assert time.perf_counter() - started < 5, "reading ahead waited for the grader"
+    assert asked == [], "reading ahead waited for the grader"
     gate.set()
     with pytest.raises(ConnectionError, match="nobody is there"):
         ahead.wait()
@@ -104,7 +102,7 @@ def test_waiting_raises_the_first_error_drops_what_had_not_begun_and_is_over() -
 def test_an_answer_is_read_while_others_are_still_drawn(tiny_model: Path, tmp_path: Path) -> None:
     from temper.train import trainer
 
-    drawing, seen = threading.Event(), list[bool]()
+    drawing, heard, seen = threading.Event(), threading.Event(), list[bool]()
     right = trainer.sample
 
     def sample(*given: Any, **more: Any) -> Any:
@@ -112,12 +110,13 @@ def test_an_answer_is_read_while_others_are_still_drawn(tiny_model: Path, tmp_pa
         try:
             return right(*given, **more)
         finally:
-            time.sleep(0.05)  # whoever was told while it drew has been heard by now
+            heard.wait(60)  # whoever was told while it drew is heard on a busy machine too; nobody else comes before it ends
             drawing.clear()
 
     class Watching(Far):
         def __call__(self, completions: Sequence[Any], /) -> list[Any]:
             seen.append(drawing.is_set())
+            heard.set()
             return super().__call__(completions)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +132,7 @@ def test_what_ends_while_a_grader_is_busy_is_its_next_batch() -> None:
     gate, batches = threading.Event(), list[list[str]]()
 
     def grade(completions: Sequence[Completion]) -> list[Score]:
-        gate.wait(10)
+        gate.wait(60)
         batches.append([c.answer for c in completions])
         return [Score(1.0) for _ in completions]
 

@@ -1,13 +1,10 @@
 """The sample stage and distillation: a teacher's accepted answers, a student that starts from its own weights."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_harvest import GRADERS, made_by, wait_until
+from child import temper, wait_until
+from test_harvest import GRADERS, made_by
 
 from temper.errors import RecipeError
 from temper.files import read_json, read_rows
@@ -70,6 +67,7 @@ def write(folder: Path, base: Path, student: Path) -> Path:
     return path
 
 
+@pytest.mark.timeout(900)  # a run, one that is killed, and the rest of it
 @pytest.mark.train
 def test_a_student_is_trained_from_its_own_weights_on_what_the_teacher_answered_also_after_a_kill(tiny_model, tmp_path) -> None:
     pytest.importorskip("torch")
@@ -96,11 +94,9 @@ def test_a_student_is_trained_from_its_own_weights_on_what_the_teacher_answered_
     assert asked.sampler.args[0].base == student  # type: ignore[attr-defined]
     assert len(asked.trained()) == 44
     cut = tmp_path / "cut"
-    command = [sys.executable, "-m", "temper.cli", "run", str(path), "--out", str(cut)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(cut.glob("stages/*-sample/rollouts.jsonl.zst")), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with temper("run", str(path), "--out", str(cut), said=tmp_path / "said") as process:
+        wait_until(lambda: any(cut.glob("stages/*-sample/rollouts.jsonl.zst")), process, tmp_path / "said")
+        process.kill()
     run(path, out=cut)
     assert (made_by(cut, "harvest") / "rows.jsonl").read_bytes() == (made_by(whole, "harvest") / "rows.jsonl").read_bytes()
 

@@ -1,11 +1,11 @@
 """How reasoning is told from answer, in every shape a reasoning model really emits."""
 
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speed import grows_within
 
 from temper.text.split import Split, render, split
 
@@ -194,13 +194,5 @@ def test_a_thought_cut_anywhere_is_never_an_answer(reasoning: str, answer: str, 
     "unit", ["<think>", "</think>", "<think></think>", "`", "``` ", "```\n", "<think>`</think>\n", "< ", "~~~\n```\n", "`a``"]
 )
 def test_time_grows_in_proportion_to_length(unit: str) -> None:
-    def seconds(n: int) -> float:
-        text = unit * (n // len(unit)) + "<think>"
-        best = float("inf")
-        for _ in range(3):
-            start = time.process_time()
-            split(text)
-            best = min(best, time.process_time() - start)
-        return best
-
-    assert seconds(80_000) < 32 * max(seconds(10_000), 5e-4)
+    texts = {n: unit * (n // len(unit)) + "<think>" for n in (10_000, 80_000)}
+    assert grows_within(32, lambda n: split(texts[n]), 10_000, 80_000)  # quadratic work takes 64 times as long

@@ -128,8 +128,10 @@ def mine(rows: Sequence[Row], *, run: str = "", seed: int = 0) -> Mined:
     """
     audits = _audits(rows)
     fit, held = _halves(audits, seed)
-    clusters = _clusters([a for a in fit if a.suspect], [a for a in fit if not a.bad])
-    tried = [_candidate(members, fit, held, len(clusters), run) for members in clusters]
+    fine = [a for a in fit if not a.bad]
+    in_fine = _frequencies(fine)
+    clusters = _clusters([a for a in fit if a.suspect], fine, in_fine)
+    tried = [_candidate(_fit(members, fine, in_fine), members, held, len(clusters), run) for members in clusters]
     found = sorted((c for c in tried if c is not None), key=lambda c: (-c.size, c.id))
     return Mined(len(audits), sum(a.suspect for a in audits), len(clusters), tuple(_distinct(found)))
 
@@ -262,11 +264,11 @@ def _plain(char: str) -> str:
 # --- clusters ---------------------------------------------------------------------------------------------------------
 
 
-def _clusters(suspects: Sequence[_Audit], fine: Sequence[_Audit]) -> list[list[_Audit]]:
+def _clusters(suspects: Sequence[_Audit], fine: Sequence[_Audit], in_fine: Counter[str]) -> list[list[_Audit]]:
     """Suspects that share n-grams the fine rows lack: half of the rows of a cluster, over several prompts."""
     if len(suspects) < LEAST // 2 or not fine:
         return []
-    x = _tfidf(suspects, fine)
+    x = _tfidf(suspects, len(fine), in_fine)
     told = [i for i in range(len(suspects)) if x[i].any()]
     if len(told) < LEAST // 2:
         return []
@@ -280,11 +282,11 @@ def _clusters(suspects: Sequence[_Audit], fine: Sequence[_Audit]) -> list[list[_
     return [g for g in groups if len(g) >= LEAST // 2 and len({a.prompt for a in g}) >= SPREAD]
 
 
-def _tfidf(suspects: Sequence[_Audit], fine: Sequence[_Audit]) -> Matrix:
+def _tfidf(suspects: Sequence[_Audit], fine: int, in_fine: Counter[str]) -> Matrix:
     """Suspects by the n-grams that are commoner among them, each present or not and weighted by its rarity; shape (S, V)."""
-    in_suspects, in_fine = _frequencies(suspects), _frequencies(fine)
-    chosen = [g for g, n in sorted(in_suspects.items()) if _lift(n, len(suspects), in_fine[g], len(fine)) and n >= LEAST // 2]
-    total = len(suspects) + len(fine)
+    in_suspects = _frequencies(suspects)
+    chosen = [g for g, n in sorted(in_suspects.items()) if _lift(n, len(suspects), in_fine[g], fine) and n >= LEAST // 2]
+    total = len(suspects) + fine
     rarity = np.array([np.log((1 + total) / (1 + in_suspects[g] + in_fine[g])) + 1 for g in chosen])
     present: Matrix = np.array([_present(chosen, a.text) for a in suspects]).reshape(len(suspects), len(chosen))
     return np.asarray(present * rarity)
@@ -312,11 +314,8 @@ def _present(grams: Sequence[str], text: str) -> Floats:
 # --- probes -----------------------------------------------------------------------------------------------------------
 
 
-def _candidate(
-    members: Sequence[_Audit], fit: Sequence[_Audit], held: Sequence[_Audit], tries: int, run: str
-) -> Candidate | None:
+def _candidate(probe: _Probe, members: Sequence[_Audit], held: Sequence[_Audit], tries: int, run: str) -> Candidate | None:
     """The cluster as a candidate, or None where its probe does not hold on the other half."""
-    probe = _fit(members, [a for a in fit if not a.bad])
     fired = [a for a in held if probe.fires(a.text)]
     caught = [*members, *(a for a in fired if a.suspect)]
     if not fired or len(caught) < LEAST:
@@ -330,12 +329,12 @@ def _candidate(
     return _told(probe, caught, [a for a in held if not a.bad], precision, base, run)
 
 
-def _fit(members: Sequence[_Audit], fine: Sequence[_Audit]) -> _Probe:
+def _fit(members: Sequence[_Audit], fine: Sequence[_Audit], in_fine: Counter[str]) -> _Probe:
     """Least squares with a ridge on the n-grams that set the cluster most apart, both classes of equal weight.
 
     It fires above both the middle of the two classes and the 99th percentile of the fine rows (docs/science.md 3.4, ii).
     """
-    grams = _apart(members, fine)
+    grams = _apart(members, len(fine), in_fine)
     x = np.array([[*_present(grams, a.text), 1.0] for a in [*members, *fine]])
     y = np.repeat([1.0, 0.0], [len(members), len(fine)])
     weight = np.repeat([0.5 / len(members), 0.5 / max(1, len(fine))], [len(members), len(fine)])
@@ -346,10 +345,9 @@ def _fit(members: Sequence[_Audit], fine: Sequence[_Audit]) -> _Probe:
     return _Probe(tuple(grams), np.asarray(solved[:-1].round(6)), round(threshold, 6))
 
 
-def _apart(members: Sequence[_Audit], fine: Sequence[_Audit]) -> list[str]:
+def _apart(members: Sequence[_Audit], fine: int, in_fine: Counter[str]) -> list[str]:
     """The n-grams whose share among the members exceeds that among fine rows by most."""
-    inside, outside = _frequencies(members), _frequencies(fine)
-    gap = {g: n / len(members) - outside[g] / max(1, len(fine)) for g, n in inside.items()}
+    gap = {g: n / len(members) - in_fine[g] / max(1, fine) for g, n in _frequencies(members).items()}
     return sorted(gap, key=lambda g: (-gap[g], g))[:GRAMS]
 
 
