@@ -15,12 +15,11 @@ from xml.etree import ElementTree as ET
 
 from temper import files
 from temper.errors import StorageError, UnknownName, UsageError, nearest
-from temper.files import Row
+from temper.files import Row, slug
 from temper.prove import metrics
 from temper.prove.finished import place
 from temper.prove.interop import garak, inspect_log, lm_eval
 from temper.prove.interop.card import card
-from temper.prove.interop.reply import slug
 from temper.text.invisible import spelled_out
 from temper.types import Outcome
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from temper.data.rows import Located
 from temper.errors import DataError
-from temper.files import Row, digest
-from temper.prove.interop.reply import Log, Reply, each, number, slug, want
+from temper.files import Row, digest, slug
+from temper.prove.interop.reply import Log, Reply, each, number, want
 from temper.prove.metrics import unsafe
 from temper.text.split import split
 from temper.types import Completion, Example, Message, Role, Score

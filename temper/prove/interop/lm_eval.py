@@ -12,8 +12,8 @@ from typing import Any
 
 from temper.data.rows import Located, rows
 from temper.errors import DataError
-from temper.files import read_json
-from temper.prove.interop.reply import Given, Log, Reply, aside, each, number, slug, want
+from temper.files import read_json, slug
+from temper.prove.interop.reply import Given, Log, Reply, aside, each, number, want
 from temper.prove.metrics import Measured, Metric
 from temper.text.split import split
 from temper.types import Completion, Example, Message, Role

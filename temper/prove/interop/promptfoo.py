@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from temper.files import digest
-from temper.prove.interop.reply import WHY, Given, Log, Reply, aside, each, number, slug, want
+from temper.files import digest, slug
+from temper.prove.interop.reply import WHY, Given, Log, Reply, aside, each, number, want
 from temper.text.split import split
 from temper.types import CLASSES, Completion, Example, Message, Role, Usage
 
