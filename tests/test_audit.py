@@ -414,6 +414,16 @@ def test_an_arm_that_says_nothing_is_not_corrected_upwards():
     assert both.corrected.n == 400
 
 
+def test_prompts_of_two_suites_that_share_ids_are_as_many_prompts_as_under_ids_of_their_own():
+    rows, truth = proof()
+    named = {r["key"]: ("ab"[i % 2], str(i // 2 % 30)) for i, r in enumerate(rows)}  # (suite, id) in each arm
+    shared = [{**r, "suite": named[r["key"]][0], "id": named[r["key"]][1], "group": named[r["key"]][1]} for r in rows]
+    apart = [{**r, "id": r["suite"] + r["id"], "group": ""} for r in shared]
+    labels = [{"key": key, "label": "unsafe" if yes else "safe"} for key, yes in truth.items()][::3]
+    told, wanted = (audit.rates(each, labels, audit.plan(each, "gold")) for each in (shared, apart))
+    assert told == wanted and told.differences["rl", "base"].estimate.n == 60
+
+
 def test_labels_drawn_for_another_grader_are_left_out(drawn):
     folder, key, _ = drawn
     rows = audit.run_rows(folder / "rows.jsonl")

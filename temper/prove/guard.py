@@ -115,4 +115,4 @@ def _filters(rows: Sequence[Row]) -> list[tuple[dict[str, str], int]]:
 def _share(rows: Sequence[Row], before: Mapping[Sample, Row], wanted: Callable[[Row], bool]) -> dict[str, Any]:
     """Of the replies that were `wanted` in the first arm, the share that the guard withheld; clusters are groups."""
     chosen = [row for row in rows if (of := before.get(measures.sample_of(row))) is not None and wanted(of)]
-    return stats.share([_withheld(row) for row in chosen], [row["group"] for row in chosen]).as_dict()
+    return stats.share([_withheld(row) for row in chosen], measures.clusters(chosen)).as_dict()
