@@ -24,8 +24,8 @@ from temper.errors import DataError, UnknownName, UsageError, nearest
 from temper.files import Row, append_rows, digest, read_json, read_rows, write_text
 from temper.graders.calibrate import Calibration
 from temper.judge_error import Audited, Errors, Powered, Rate
+from temper.prove.finished import checked, finished
 from temper.prove.metrics import NO_ANSWER, THRESHOLD, clusters, flagged, score, unsafe, unsafe_by
-from temper.report.read import read_run
 from temper.stats import NOTHING, Estimate
 
 At = Literal["shipped", "calibrated"]
@@ -95,26 +95,15 @@ class Rates:
 
 def run_rows(run: Path) -> list[Row]:
     """Rows of every arm of a run folder, of a folder of results, or of a rows file. Raises `DataError` if there is none."""
-    if run.is_file():
-        found = read_rows(run)
-    else:
-        packed = (read_rows(run / f"rows.jsonl{suffix}") for suffix in ("", ".gz", ".zst"))
-        found = [row for rows in read_run(run).rows.values() for row in rows] or next(filter(None, packed), [])
+    found = checked(run, read_rows(run)) if run.is_file() else [row for of in finished(run).values() for row in of.rows]
     if not found:
-        raise DataError(f"{run}: no rows of a proof; wanted a run folder (evals/*/rows.jsonl) or a rows.jsonl")
-    for number, row in enumerate(found, 1):
-        if missing := [
-            name for name in ("key", "suite", "arm", "id", "class", "scores", "outcome", "prompt", "answer") if name not in row
-        ]:
-            raise DataError(
-                f"{run}: row {number} has no {', '.join(missing)}; wanted rows as `temper run` or `prove` writes them"
-            )
+        raise DataError(f"{run}: no rows; wanted a run folder (evals/*/rows.jsonl) or a rows.jsonl")
     return found
 
 
 def judge_of(run: Path) -> str:
-    """The name of a run's judge: what run.json says, `gold` where nothing does."""
-    return read_run(run).gold if run.is_dir() else "gold"
+    """The name of a run's judge: what its summary or run.json says, `gold` where nothing does."""
+    return next(iter(finished(run).values())).judge if run.is_dir() else "gold"
 
 
 def plan(rows: Sequence[Row], grader: str, *, target: str = "unsafe", against: str | None = None) -> Plan:

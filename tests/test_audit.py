@@ -183,10 +183,10 @@ def test_unknown_graders_targets_and_runs_are_told(tmp_path):
         audit.plan(rows, "golt")
     with pytest.raises(UsageError, match="cannot be audited"):
         audit.plan(rows, "gold", target="unsave")
-    with pytest.raises(DataError, match="no rows of a proof"):
+    with pytest.raises(DataError, match="no rows of an evaluation"):
         audit.run_rows(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(DataError, match="row 1 has no key"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no key"):
         audit.run_rows(tmp_path)
 
 

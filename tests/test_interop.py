@@ -708,7 +708,7 @@ def test_one_arm_of_a_run_is_exported_by_itself_under_its_own_name(run, tmp_path
 def test_an_unknown_format_and_an_empty_folder_are_clear_errors(run, tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'parquet'"):
         export(run, "parque", tmp_path)
-    with pytest.raises(StorageError, match="holds no rows"):
+    with pytest.raises(DataError, match="no rows of an evaluation"):
         export(tmp_path, "csv", tmp_path)
 
 
