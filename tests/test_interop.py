@@ -24,7 +24,8 @@ from temper.report import build
 from temper.types import Named, Score
 from tests import synthetic
 
-FIXTURES = Path(__file__).parent / "fixtures" / "interop"
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "fixtures" / "interop"
 
 
 def says_no(completions):
@@ -693,6 +694,19 @@ def test_results_that_were_committed_export_as_their_run_does(run, tmp_path):
     kept = results(run, tmp_path / "kept")
     (one,), (other,) = export(run, "csv", tmp_path / "a"), export(kept, "csv", tmp_path / "b")
     assert sorted(one.read_text().splitlines()) == sorted(other.read_text().splitlines())
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_results_that_ship_with_the_docs_are_written_in_every_format(to, tmp_path):
+    made = export(ROOT / "results" / "quickstart", to, tmp_path)
+    assert made and all(path.stat().st_size for path in made)
+
+
+def test_an_interval_without_bounds_is_one_that_lm_eval_does_not_know(tmp_path):
+    export(ROOT / "results" / "quickstart", "lm-eval", tmp_path)
+    told = [json.loads(path.read_text())["results"] for path in tmp_path.glob("*/results_*.json")]
+    open_ = [(of, name) for each in told for of in each.values() for name, value in of.items() if value == "N/A"]
+    assert open_ and all(name.endswith("_stderr,none") and of[name.replace("_stderr", "_low")] is None for of, name in open_)
 
 
 def test_one_arm_of_a_run_is_exported_by_itself_under_its_own_name(run, tmp_path):
