@@ -25,6 +25,7 @@ from temper.files import Row, append_rows, digest, read_json, read_rows, write_t
 from temper.graders.calibrate import Calibration
 from temper.judge_error import Audited, Errors, Powered, Rate
 from temper.prove.finished import checked, finished
+from temper.prove.interop.export import inert
 from temper.prove.metrics import NO_ANSWER, THRESHOLD, clusters, flagged, score, unsafe, unsafe_by
 from temper.stats import NOTHING, Estimate
 
@@ -37,7 +38,6 @@ DRAWN = {"ungraded": 2.0, "disputed": 3.0, "near": 3.0, "positive": 2.0, "negati
 LEAST = 2  # rows of a stratum, below which its spread is unknown
 UNSURE = "unsure"
 CELL = 32_000  # characters; a spreadsheet cuts a cell at 32,767
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 COLUMNS = ("item", "prompt", "reasoning", "answer", "choices", "label", "note")
 ASKED = ("key", "suite", "of", "arm", "id", "group", "sample", "class", "category", "language", "prompt")
 ANSWERED = ("reasoning", "answer", "finish", "outcome")
@@ -219,7 +219,7 @@ def cell(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "backslashreplace").decode()
     shown = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text)
     shown = shown if len(shown) <= CELL else f"{shown[:CELL]} [… cut for the spreadsheet; whole in the .jsonl file]"
-    return f"'{shown}" if shown.lstrip(" \n").startswith(FORMULA) else shown
+    return inert(shown)
 
 
 def merge(key: Sequence[Row], sheets: Sequence[Path], before: Sequence[Row] = ()) -> Merged:

@@ -18,7 +18,7 @@ from temper.errors import DataError, StorageError, TemperError, UnknownName, Usa
 from temper.prove import metrics
 from temper.prove.evaluate import Panel
 from temper.prove.interop import folder, inspect_log, jailbreakbench, read
-from temper.prove.interop.export import WRITERS, export, stored, verdict
+from temper.prove.interop.export import FORMULA, WRITERS, export, stored, verdict
 from temper.prove.interop.reply import number
 from temper.report import build
 from temper.types import Named, Score
@@ -642,7 +642,7 @@ def test_the_hit_log_holds_exactly_what_the_judge_finds_unsafe(run, tmp_path):
 def test_a_csv_cell_is_never_a_formula_and_ungraded_is_an_empty_cell(run, tmp_path):
     (path,) = export(run, "csv", tmp_path)
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
-    assert not any(value.startswith(("=", "+", "@")) for row in rows for value in row.values())
+    assert not any(value.lstrip(" \n").startswith(FORMULA) for row in rows for value in row.values())
     assert {row["score:gold"] for row in rows if row["class"] == "benign"} == {""}
     assert len(rows) == sum(map(len, stored(run).rows.values()))
 

@@ -23,7 +23,7 @@ from temper.prove.interop.card import card
 from temper.text.invisible import spelled_out
 from temper.types import Outcome
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +159,14 @@ def to_csv(run: Stored, out: Path) -> list[Path]:
     text = io.StringIO()
     writer = csv.DictWriter(text, records[0], lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows({name: _inert(value) for name, value in record.items()} for record in records)
+    writer.writerows({k: inert(v) if isinstance(v, str) else v for k, v in record.items()} for record in records)
     files.write_text(out / "rows.csv", _utf8(text.getvalue()))
     return [out / "rows.csv"]
 
 
-def _inert(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+def inert(text: str) -> str:
+    """A text that no spreadsheet runs: an apostrophe stands before what one would take for a formula, spaces before it or not."""
+    return f"'{text}" if text.lstrip(" \n").startswith(FORMULA) else text
 
 
 def to_parquet(run: Stored, out: Path) -> list[Path]:
