@@ -14,9 +14,9 @@ from temper.prove import metrics as measures
 from temper.prove.evidence import Evidence
 from temper.prove.metrics import Metric, Sample
 from temper.prove.tables import tabled
+from temper.prove.traces import PROCESS, unsafe_reasoning
 from temper.types import CLASSES, Better, Outcome
 
-PROCESS = "process"
 SAID_NOTHING = frozenset({*measures.WITHHELD, *measures.NO_ANSWER, Outcome.ERROR})
 FIELDS = ("filter", "category", "channel", "action")
 
@@ -75,7 +75,7 @@ def _withheld(row: Row) -> float:
 def _thought_shown(row: Row) -> float | None:
     if not row["reasoning"].strip():
         return 0.0
-    return None if row["thought"] == "open" else measures.part_of(PROCESS, "unsafe_reasoning")(row)
+    return unsafe_reasoning(row)
 
 
 def _word(row: Row) -> Mapping[str, Any]:

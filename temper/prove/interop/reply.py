@@ -7,10 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from temper.errors import DataError
-from temper.types import Better, Completion, Score
+from temper.types import Better, Completion, Role, Score
 
 Given = Mapping[str, tuple[Score, Better]]
 """Scores by the name of the tool and of its scorer, with the good end of each."""
+ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 WHY = 2_000  # characters kept of a foreign judge's explanation
 
 
