@@ -62,6 +62,15 @@ def test_no_page_names_a_path_of_the_machine_it_was_written_on(page: Path) -> No
     assert re.findall(r"(?<![\w.])/(?:work|root|home|Users|opt|mnt|tmp)/\S*", page.read_text(encoding="utf-8")) == []
 
 
+KEYS = re.compile(r"TEMPER_\w+_KEY")
+
+
+def test_every_key_that_is_read_from_the_environment_stands_on_a_page() -> None:
+    read = {key for file in ROOT.glob("temper/**/*.py") for key in KEYS.findall(file.read_text(encoding="utf-8"))}
+    told = {key for page in PAGES for key in KEYS.findall(page.read_text(encoding="utf-8"))}
+    assert read == told
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """The words after `temper` wherever a page calls it: in blocks of code, fenced or indented by four, and within sentences."""
     text = page.read_text(encoding="utf-8")
