@@ -157,7 +157,7 @@ def gaming_by_stage(
 ) -> dict[str, Gaming]:
     """What the journal of each grpo stage tells of gaming, by stage folder; without graded answers of the start there is none."""
     graders = {grader.name: grader for grader in panel.all()}
-    gold, better = catalog.short(recipe.prove.gold), {name: grader.better for name, grader in graders.items()}
+    gold = catalog.short(recipe.prove.gold)
     found: dict[str, Gaming | None] = {}
     for chain in chains:
         journaled = read_rows(chain.folder / journal.ROLLOUTS)
@@ -167,8 +167,7 @@ def gaming_by_stage(
         found[chain.folder.name] = gaming(
             journaled,
             steps,
-            Gold(gold, better[gold]),
-            better=better,
+            Gold(gold, graders[gold].better),
             reference=reference,
             ablations=_ablated(journaled, chain.folder, graders),
             monitorability=None if monitor is None else _monitored(recipe, chain, rows, monitor),

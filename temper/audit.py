@@ -24,8 +24,9 @@ from temper.errors import DataError, UnknownName, UsageError, nearest
 from temper.files import Row, append_rows, digest, read_json, read_rows, write_text
 from temper.graders.calibrate import Calibration
 from temper.judge_error import Audited, Errors, Powered, Rate
-from temper.prove.metrics import NO_ANSWER, THRESHOLD, flagged, score, unsafe, unsafe_by
-from temper.report.read import read_run
+from temper.prove.finished import checked, finished
+from temper.prove.interop.export import inert
+from temper.prove.metrics import NO_ANSWER, THRESHOLD, clusters, flagged, score, unsafe, unsafe_by
 from temper.stats import NOTHING, Estimate
 
 At = Literal["shipped", "calibrated"]
@@ -37,9 +38,8 @@ DRAWN = {"ungraded": 2.0, "disputed": 3.0, "near": 3.0, "positive": 2.0, "negati
 LEAST = 2  # rows of a stratum, below which its spread is unknown
 UNSURE = "unsure"
 CELL = 32_000  # characters; a spreadsheet cuts a cell at 32,767
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 COLUMNS = ("item", "prompt", "reasoning", "answer", "choices", "label", "note")
-ASKED = ("key", "suite", "arm", "id", "group", "sample", "class", "category", "language", "prompt")
+ASKED = ("key", "suite", "of", "arm", "id", "group", "sample", "class", "category", "language", "prompt")
 ANSWERED = ("reasoning", "answer", "finish", "outcome")
 
 
@@ -95,24 +95,15 @@ class Rates:
 
 def run_rows(run: Path) -> list[Row]:
     """Rows of every arm of a run folder, of a folder of results, or of a rows file. Raises `DataError` if there is none."""
-    if run.is_file():
-        found = read_rows(run)
-    else:
-        packed = (read_rows(run / f"rows.jsonl{suffix}") for suffix in ("", ".gz", ".zst"))
-        found = [row for rows in read_run(run).rows.values() for row in rows] or next(filter(None, packed), [])
+    found = checked(run, read_rows(run)) if run.is_file() else [row for of in finished(run).values() for row in of.rows]
     if not found:
-        raise DataError(f"{run}: no rows of a proof; wanted a run folder (evals/*/rows.jsonl) or a rows.jsonl")
-    for number, row in enumerate(found, 1):
-        if missing := [name for name in ("key", "arm", "class", "scores", "outcome", "prompt", "answer") if name not in row]:
-            raise DataError(
-                f"{run}: row {number} has no {', '.join(missing)}; wanted rows as `temper run` or `prove` writes them"
-            )
+        raise DataError(f"{run}: no rows; wanted a run folder (evals/*/rows.jsonl) or a rows.jsonl")
     return found
 
 
 def judge_of(run: Path) -> str:
-    """The name of a run's judge: what run.json says, `gold` where nothing does."""
-    return read_run(run).gold if run.is_dir() else "gold"
+    """The name of a run's judge: what its summary or run.json says, `gold` where nothing does."""
+    return next(iter(finished(run).values())).judge if run.is_dir() else "gold"
 
 
 def plan(rows: Sequence[Row], grader: str, *, target: str = "unsafe", against: str | None = None) -> Plan:
@@ -228,7 +219,7 @@ def cell(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "backslashreplace").decode()
     shown = "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text)
     shown = shown if len(shown) <= CELL else f"{shown[:CELL]} [… cut for the spreadsheet; whole in the .jsonl file]"
-    return f"'{shown}" if shown.lstrip(" \n").startswith(FORMULA) else shown
+    return inert(shown)
 
 
 def merge(key: Sequence[Row], sheets: Sequence[Path], before: Sequence[Row] = ()) -> Merged:
@@ -299,6 +290,8 @@ def rates(
     """
     rows = recalibrated(rows, asked.grader, calibration) if calibration and at == "calibrated" else rows
     people = population(rows, asked)
+    # one for all arms: a difference is paired by them
+    people = [{**row, "group": cluster} for row, cluster in zip(people, clusters(people), strict=True)]
     known = _known(people, labels, asked)
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for row in people:
@@ -337,7 +330,7 @@ def _arm(
 
 def _observed(graded: Sequence[Row], asked: Plan) -> Rate:
     flags = [unsafe_by(asked.grader)(row) or 0.0 for row in graded]
-    return judge_error.rate(flags, clusters=[_group(row) for row in graded])
+    return judge_error.rate(flags, clusters=[row["group"] for row in graded])
 
 
 def _scaled(found: Estimate, share: float, n: int) -> Estimate:
@@ -385,7 +378,7 @@ def _audited(mine: Sequence[Row], known: Mapping[str, Row], asked: Plan) -> Audi
         label,
         np.array([seen[s] / sizes[s] for s in strata]),
         strata,
-        [_group(row) for row in mine],
+        [row["group"] for row in mine],
     )
 
 
@@ -401,12 +394,7 @@ def _errors(mine: Sequence[Row], known: Mapping[str, Row], asked: Plan) -> Error
     labelled = Counter(label.get("stratum", "") for _, label in seen)
     weights = [label["stratum_size"] / labelled[label["stratum"]] if "stratum" in label else 1.0 for _, label in seen]
     flags = [_says(row, asked.grader, asked) or 0.0 for row, _ in seen]
-    return judge_error.errors(flags, [label["yes"] for _, label in seen], weights, [_group(row) for row, _ in seen])
-
-
-def _group(row: Row) -> str:
-    """The cluster of a row; a prompt without a group is its own (as `prove.metrics.groups_of`)."""
-    return str(row.get("group") or f"{row.get('suite')}\n{row.get('id')}")
+    return judge_error.errors(flags, [label["yes"] for _, label in seen], weights, [row["group"] for row, _ in seen])
 
 
 def _keyed(row: Row, asked: Plan, name: str, size: int, count: int, seed: int) -> Row:
@@ -503,13 +491,13 @@ def _agreement(merged: Sequence[Row], asked: Target) -> dict[str, Estimate]:
     names = sorted({who for row in merged for who in row["labels"]})
     if len(names) < 2:
         return {}
-    groups = [_group(row) for row in merged]
+    groups = clusters(merged)
     found = {"Krippendorff's alpha": krippendorff_alpha([[r["labels"].get(who) for who in names] for r in merged], groups)}
     for a, b in combinations(names, 2):
-        both = [r for r in merged if a in r["labels"] and b in r["labels"]]
+        both = [(r, group) for r, group in zip(merged, groups, strict=True) if a in r["labels"] and b in r["labels"]]
         if both:
-            pair = ([r["labels"][a] for r in both], [r["labels"][b] for r in both])
-            found[f"Cohen's kappa, {a} and {b}"] = cohen_kappa(*pair, [_group(r) for r in both])
+            pair = ([r["labels"][a] for r, _ in both], [r["labels"][b] for r, _ in both])
+            found[f"Cohen's kappa, {a} and {b}"] = cohen_kappa(*pair, [group for _, group in both])
     return found
 
 

@@ -22,6 +22,7 @@ import zstandard
 from temper.errors import StorageError
 
 SEAL = "DONE"
+LONGEST = 120  # bytes of a name's part; file systems end at 255, and SUITE@ARM are two of them
 CHUNK = 1 << 16  # bytes of a zstd file that are read at a time: what follows a frame is copied for each frame in them
 Row = dict[str, Any]
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -41,6 +42,15 @@ def dumps(value: object) -> str:
 def digest(value: object) -> str:
     """SHA-256 of a JSON-able value's canonical form, as 16 hex digits: short enough for a folder name, 64 bits wide."""
     return hashlib.sha256(dumps(value).encode()).hexdigest()[:16]
+
+
+def slug(text: str, *, also: str = "+") -> str:
+    """A text as part of a file's name: word characters, dots, commas, equals signs, dashes, and the signs in `also`.
+
+    A long text ends in its hash, one of which nothing would be left becomes it, and no name is hidden or leads elsewhere.
+    """
+    plain = re.sub(rf"[^\w.=,{re.escape(also)}-]+", "-", text).strip("-.") or digest(text)
+    return plain if len(plain.encode()) <= LONGEST else f"{plain.encode()[: LONGEST - 17].decode(errors='ignore')}-{digest(text)}"
 
 
 def file_sha256(path: Path) -> str:

@@ -20,7 +20,7 @@ from temper.judge_error import Errors, Rate, rate, rogan_gladen
 from temper.proof import Run, computing, locked, origin, prove_arm, suite
 from temper.prove.compare import Pair, compare
 from temper.prove.evaluate import Panel
-from temper.prove.metrics import Metric, groups_of
+from temper.prove.metrics import Metric, clusters
 from temper.rewards import hacks
 from temper.rewards.hacks import Figures, Hack, Reference
 from temper.rewards.journal import completion_of
@@ -280,7 +280,7 @@ def _evidence(hack: Hack, rows: Sequence[Row], figures: Figures | None) -> _Evid
 
 
 def _rate(name: str, rows: Sequence[Row]) -> Rate:
-    known = [(flag, row["group"]) for row in rows if (flag := row["flags"][name]) is not None]
+    known = [(flag, group) for row, group in zip(rows, clusters(rows), strict=True) if (flag := row["flags"][name]) is not None]
     return rate([flag for flag, _ in known], clusters=[group for _, group in known])
 
 
@@ -335,8 +335,7 @@ def _metric(hack: Hack) -> Metric:
 
 def _bought(name: str, rows: Sequence[Row], seed: int) -> Estimate:
     """Mean change of P(harm) without the spans; resampled by prompt."""
-    groups = groups_of(rows)
-    pairs = [(row["ablation"][name], groups[row["suite"], row["id"]]) for row in rows if name in row["ablation"]]
+    pairs = [(row["ablation"][name], group) for row, group in zip(rows, clusters(rows), strict=True) if name in row["ablation"]]
     graded = [(a["after"] - a["before"], group) for a, group in pairs if None not in (a["after"], a["before"])]
     return stats.mean([x for x, _ in graded], [g for _, g in graded], seed=seed) if graded else NOTHING
 

@@ -6,7 +6,6 @@ from them alone.
 
 import contextlib
 import fcntl
-import re
 import subprocess
 import time
 from collections import defaultdict
@@ -21,10 +20,9 @@ from temper import catalog, machine
 from temper.data.overlap import overlaps
 from temper.data.read import fingerprint, read
 from temper.errors import ProofError, RunError, StorageError, UsageError
-from temper.files import SEAL, Row, append_rows, digest, read_json, read_rows, sealed, write_json
+from temper.files import SEAL, Row, append_rows, digest, read_json, read_rows, sealed, slug, write_json
 from temper.meter import Meter
 from temper.prove import posix
-from temper.prove.attack.spec import LONGEST
 from temper.prove.compare import Trained
 from temper.prove.evaluate import ASKED, ROWS, Panel, ask_again, check_independence, evaluate, grader_facts, regrade
 from temper.prove.evidence import Evidence
@@ -221,7 +219,7 @@ def prove_model(
     """
     settings = replace(prove or Prove(), suites=tuple(suites))
     machine.keep_freed_memory()
-    folder = out or Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))
+    folder = out or Path("runs") / f"prove-{slug(model)}"
     if guard and alone:
         raise UsageError(
             "guard and alone: either a model's answers are put behind a policy, or a gateway is asked beside its model"
@@ -351,10 +349,9 @@ def suite(name: str, limit: int = 0) -> Suite:
 
 
 def _short(name: str) -> str:
-    """The name of a file or dataset as part of a folder's name: its stem in plain characters; a long one ends in its hash."""
+    """The name of a file or dataset as part of a folder's name: its stem, as it is named where it came from."""
     stem = Path(name).name.lstrip(".").partition(".")[0] if "/" in name or "." in name else name
-    plain = re.sub(r"[^\w.=,+@-]+", "-", stem).strip("-") or digest(name)
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 17]}-{digest(name)}"
+    return slug(stem or name, also="+@")
 
 
 def _spread(examples: Sequence[Example], limit: int) -> tuple[Example, ...]:

@@ -2,11 +2,13 @@
 
 import json
 import random
+from collections import defaultdict
 from pathlib import Path
 
 from temper import files
 from temper.prove.evidence import Evidence
 from temper.prove.summary import summarise
+from temper.rewards.combine import Channel, combine
 
 ARMS = {"base": [], "sft": ["sft"], "rl": ["grpo"], "hybrid": ["sft", "grpo"]}
 UNSAFE = {"base": 0.62, "sft": 0.34, "rl": 0.45, "hybrid": 0.16}
@@ -261,6 +263,43 @@ def journal(steps=60, answers=32, start=512, seed=0, *, safe=lambda t: 0.5, hack
     return rows
 
 
+def kept(rows, better):
+    """The rows with rewards by their own weights, and reference.jsonl: the start paid anew whenever these changed."""
+    start, by_step = [r for r in rows if r["step"] == 0], defaultdict(list)
+    for r in rows:
+        by_step[r["step"]].append(r)
+    steps = sorted(step for step in by_step if step)
+    weights, penalties, reference, paid = {}, {}, [], {0: [None] * len(by_step[0])}
+    for step in [*reversed(steps), *steps]:  # a class that a step lacks is paid as when it was last seen, or as it will first be
+        weights |= {r["class"]: r["weights"] for r in by_step[step]}
+        penalties |= {r["class"]: r["penalties"] for r in by_step[step]}
+        paid[step] = rewards(by_step[step], weights, penalties, better)
+        at = {"step": step - 1, "rewards": rewards(start, weights, penalties, better)}
+        reference = [at] if step == steps[0] else [*reference, at]
+    changed = [row for i, row in enumerate(reference) if i == 0 or row["rewards"] != reference[i - 1]["rewards"]]
+    own = {step: iter(values) for step, values in paid.items()}
+    return [{**r, "reward": next(own[r["step"]])} for r in rows], changed
+
+
+def rewards(rows, weights, penalties, better):
+    """What each row is paid by its class's weights and penalties; None for one that a channel cannot score beside its group."""
+    channels = [
+        Channel(
+            name,
+            [r["scores"].get(name, {}).get("value") if name in weights.get(r["class"], {}) else None for r in rows],
+            [weights.get(r["class"], {}).get(name, 0.0) for r in rows],
+            better[name],
+        )
+        for name in dict.fromkeys(name for at in weights.values() for name in at)
+    ]
+    channels += [
+        Channel(name, [r["flags"].get(name) for r in rows], [penalties.get(r["class"], {}).get(name, 0.0) for r in rows], "low")
+        for name in dict.fromkeys(name for at in penalties.values() for name in at)
+    ]
+    found = combine(channels, [str(r["id"]) for r in rows]).rewards
+    return [reward if r["class"] in weights else None for r, reward in zip(rows, found, strict=True)]
+
+
 def journal_steps(rows, kl=lambda t: 4 * t):
     """The metrics rows of a journal: KL in nats an answer, hack rates, multipliers, penalties and labels."""
     by_step = {}
@@ -334,7 +373,8 @@ def write_gamed_run(folder: Path):
         files.append_rows(folder / "stages" / name / "metrics.jsonl", steps)
         ablations = [ablated] if name == "bbbb-grpo" else []
         monitored = {"delta": {"value": -0.08, "n": 300, "low": -0.15, "high": -0.01}}
-        made = gaming(journaled, steps, Gold("gold"), better=JOURNAL_BETTER, ablations=ablations, monitorability=monitored)
+        paid, reference = kept(journaled, JOURNAL_BETTER)
+        made = gaming(paid, steps, Gold("gold"), reference=reference, ablations=ablations, monitorability=monitored)
         found[name] = made.as_dict()
     files.append_rows(folder / "stages" / "bbbb-grpo" / "events.jsonl", stage_events())
     summary = files.read_json(folder / "summary.json")

@@ -14,7 +14,7 @@ from temper.data.read import read
 from temper.errors import DataError, UsageError
 from temper.prove.attack import encoding, pieces, prefilled, shots, tongue
 from temper.prove.attack.apply import ATTACKS, attacked, attacked_all, find
-from temper.prove.attack.spec import parts, slug
+from temper.prove.attack.spec import parts
 from temper.prove.attack.tense import past
 from temper.prove.conversation import steps
 from temper.samplers.scripted import Scripted
@@ -57,11 +57,6 @@ def test_an_attacked_suite_says_what_it_was_made_from_and_how() -> None:
     assert made.facts["attack"]["options"] == [{"shots": "4"}] and made.facts["attack"]["left_out"] == 0
     again = attacked(made, "rot13")
     assert again is not None and again.of == "own" and again.how == ("attack:many-shot,shots=4", "attack:rot13")
-
-
-@pytest.mark.parametrize("spec", ["persona", "gcg,file=/tmp/a b/x.json", "persona+base64", "my file.py:shout", "cipher,shift=5"])
-def test_a_slug_holds_only_what_a_folder_s_name_may(spec: str) -> None:
-    assert re.fullmatch(r"[\w.=,-]+", slug(spec))
 
 
 def test_only_harmful_prompts_are_attacked_unless_others_are_asked_for() -> None:

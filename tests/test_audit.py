@@ -20,6 +20,7 @@ from temper.cli import audit as cli
 from temper.errors import DataError, TemperError, UnknownName, UsageError
 from temper.files import read_rows
 from temper.graders import calibrate
+from temper.prove.interop.export import inert
 
 RESULTS = Path(__file__).parent.parent / "results" / "quickstart"
 
@@ -159,7 +160,7 @@ def test_a_sheet_is_never_overwritten(drawn):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "  =cmd", "\n=1", "＝1", "\r=1"])
 def test_no_cell_is_a_formula(text):
-    assert not audit.cell(text).lstrip(" \n").startswith(audit.FORMULA) and audit.cell(text).startswith("'")
+    assert audit.cell(text).startswith("'") and inert(text) == f"'{text}"
 
 
 @given(st.text(max_size=60))
@@ -183,10 +184,10 @@ def test_unknown_graders_targets_and_runs_are_told(tmp_path):
         audit.plan(rows, "golt")
     with pytest.raises(UsageError, match="cannot be audited"):
         audit.plan(rows, "gold", target="unsave")
-    with pytest.raises(DataError, match="no rows of a proof"):
+    with pytest.raises(DataError, match="no rows of an evaluation"):
         audit.run_rows(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(DataError, match="row 1 has no key"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no key"):
         audit.run_rows(tmp_path)
 
 
@@ -412,6 +413,16 @@ def test_an_arm_that_says_nothing_is_not_corrected_upwards():
     for estimate in (lambda r: r.observed, lambda r: r.corrected):
         assert estimate(both).value == pytest.approx(estimate(alone).value / 2)
     assert both.corrected.n == 400
+
+
+def test_prompts_of_two_suites_that_share_ids_are_as_many_prompts_as_under_ids_of_their_own():
+    rows, truth = proof()
+    named = {r["key"]: ("ab"[i % 2], str(i // 2 % 30)) for i, r in enumerate(rows)}  # (suite, id) in each arm
+    shared = [{**r, "suite": named[r["key"]][0], "id": named[r["key"]][1], "group": named[r["key"]][1]} for r in rows]
+    apart = [{**r, "id": r["suite"] + r["id"], "group": ""} for r in shared]
+    labels = [{"key": key, "label": "unsafe" if yes else "safe"} for key, yes in truth.items()][::3]
+    told, wanted = (audit.rates(each, labels, audit.plan(each, "gold")) for each in (shared, apart))
+    assert told == wanted and told.differences["rl", "base"].estimate.n == 60
 
 
 def test_labels_drawn_for_another_grader_are_left_out(drawn):

@@ -124,6 +124,21 @@ def test_names_of_arms_never_meet_and_stay_within_the_drawing(places, tied):
         assert not [b for b in named[:i] if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]]
 
 
+def test_the_name_of_an_arm_that_never_over_refuses_is_not_written_over_the_numbers_of_the_axis():
+    bars = [(0.0, 0.0, 0.053), (0.015, 0.003, 0.079), (0.021, 0.004, 0.109), (0.062, 0.021, 0.168)]
+    unsafe = [(0.096, 0.042, 0.206), (0.0, 0.0, 0.069), (0.042, 0.007, 0.202), (0.042, 0.007, 0.202)]
+    found = [charts.Point(n, x, y) for n, x, y in zip(("base", "hybrid", "model", "model+guard"), bars, unsafe, strict=True)]
+    drawn = str(charts.frontier(found, title="t", x_label="x", y_label="y"))
+    ticks = [(float(x), float(y)) for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="tick end"', drawn)]
+    written = [
+        (name, tick)
+        for name in boxes(drawn)
+        for tick in ticks
+        if name[0] < tick[0] and name[1] < tick[1] and tick[1] - 10 < name[3]
+    ]
+    assert len(ticks) == 3 and not written
+
+
 def test_markers_that_hide_each_other_are_repeated_beside_their_names():
     apart, tied = (
         str(charts.frontier([charts.Point(n, x, (0.1, 0.0, 0.2)) for n, x in places], title="t", x_label="x", y_label="y"))

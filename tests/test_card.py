@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,19 @@ def test_a_card_keeps_what_no_row_can_tell():
         "| **all** |",
     ):
         assert said in page
+
+
+def test_the_cards_of_the_training_tools_have_the_figures_and_columns_of_graders_card(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    import grading
+
+    items = [grading.Item(str(i), "p", "word " * (i % 7 + 1), float(i % 2), "ours", f"g{i}") for i in range(40)]
+    p = np.array([0.9 if i.label else 0.1 for i in items])
+    assert grading.measure(items, p, 0.5)["specificity"] == card.measure(rows())["specificity"]
+    assert grading.interval(p, [i.group for i in items])[0] == 0.5 and grading.interval(p, ["one"] * 40) == [0.5, None, None]
+    sources = grading.figures(items, p, 0.5, ["ours"])
+    grading.write_card(tmp_path, {"name": "x", "what": "P(x).", "facts": {}, "sources": sources, "limits": ["few"]})
+    assert "\n".join(card.table(sources)) in (tmp_path / "card.md").read_text()
 
 
 def test_without_a_card_nobody_knows_what_was_trained_on():

@@ -10,7 +10,7 @@ from temper.errors import UnknownName
 from temper.prove import metrics as measures
 from temper.prove.compare import Trained, compare, judge, verdict
 from temper.prove.evidence import Evidence
-from temper.prove.metrics import METRICS, groups_of, measure, measure_all, table
+from temper.prove.metrics import METRICS, clusters, groups_of, measure, measure_all, table
 from temper.prove.summary import summarise
 from temper.stats import Estimate
 from temper.types import Outcome
@@ -441,6 +441,8 @@ def test_equal_ids_in_two_suites_are_two_clusters_and_a_shared_group_is_one():
     assert len(set(own.values())) == 3 and own["a", "1"] == own["a+x", "1"]
     given = groups_of([asked("en", "p1", "p1"), asked("fr", "p1-fr", "p1"), asked("en", "p2", "p2")])
     assert given["en", "p1"] == given["fr", "p1-fr"] == "p1" != given["en", "p2"]
+    rows = [asked("b", "1", "1"), asked("a", "1", "1"), asked("b", "1", "1")]
+    assert clusters(rows) == [groups_of(rows)[r["suite"], r["id"]] for r in rows] and len(set(clusters(rows))) == 2
 
 
 def test_what_is_gaming_between_arms_of_one_run_is_whatever_else_holds_between_two_models():

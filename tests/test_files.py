@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,21 @@ def test_a_whole_last_row_without_a_line_end_is_read_and_kept_on_appending(tmp_p
     assert files.read_rows(path) == [{"a": 1}, {"a": 2}]
     files.append_rows(path, [{"a": 3}])
     assert files.read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+@pytest.mark.parametrize(
+    "text", ["gcg,file=/tmp/a b/x.json", "my file.py:shout", "../../etc", ".hidden", "a\ud800b", "检测" * 70, "!?", ""]
+)
+def test_any_text_becomes_one_plain_part_of_a_name_that_a_file_system_takes(text: str, tmp_path: Path) -> None:
+    made = files.slug(text)
+    assert re.fullmatch(r"[\w=,+][\w.=,+-]*", made) and files.slug(text) == made
+    files.write_text(tmp_path / f"{made}@{made}" / "rows.jsonl", "")
+
+
+def test_names_that_differ_only_where_they_are_cut_stay_apart() -> None:
+    assert files.slug("a" * 150) != files.slug("a" * 149 + "b") and files.slug("a" * 120) == "a" * 120
+    assert files.slug("???") != files.slug("!!!")
+
+
+def test_signs_are_kept_where_a_name_means_something_by_them() -> None:
+    assert [files.slug("harm+a@1", also=also) for also in ("+@", "+", "")] == ["harm+a@1", "harm+a-1", "harm-a-1"]

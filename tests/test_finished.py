@@ -6,11 +6,12 @@ import json
 import pytest
 from synthetic import row, run_facts, write_run
 
-from temper import files
+from temper import audit, files
 from temper.comparison import compare_runs
 from temper.errors import DataError, UnknownName, UsageError
 from temper.prove.compare import compare
 from temper.prove.finished import finished, together
+from temper.prove.interop.export import stored
 from temper.report.comparison import section
 from temper.report.read import read_run
 
@@ -75,6 +76,22 @@ def test_one_id_with_two_texts_is_two_prompts(tmp_path):
     found = joined(one, evaluation(tmp_path / "b", other))
     assert unsafe(found).n == 1
     assert any("1 of 2 prompts were asked of no other arm" in w for w in found.warnings)
+
+
+def test_an_arm_that_a_changed_recipe_no_longer_names_is_left_out_as_on_the_page_in_audits_and_in_exports(tmp_path):
+    run = evaluation(tmp_path / "run", [*harmful([1], "base"), *harmful([0], "old")])
+    facts = files.read_json(run / "run.json")
+    files.write_json(run / "run.json", {**facts, "arms": {"base": []}})
+    assert list(finished(run)) == list(stored(run).rows) == list(read_run(run).rows) == ["base"]
+    assert {r["arm"] for r in audit.run_rows(run)} == {"base"}
+
+
+def test_a_judge_that_only_run_json_names_is_the_judge_of_every_reader(tmp_path):
+    run = evaluation(tmp_path / "run", harmful([1]))
+    facts = files.read_json(run / "run.json")
+    files.write_json(run / "run.json", {**facts, "graders": {"guard-x": facts["graders"]["gold"]}})
+    (run / "summary.json").unlink()
+    assert {finished(run)["model"].judge, stored(run).gold, audit.judge_of(run), read_run(run).gold} == {"guard-x"}
 
 
 def test_one_evaluation_alone_is_not_warned_of_having_no_pairs(tmp_path):
@@ -161,7 +178,7 @@ def test_what_is_no_evaluation_says_what_was_wanted(tmp_path):
         compare_runs([str(run)], tmp_path / "out")
     broken = next(run.glob("evals/*/rows.jsonl"))
     files.append_rows(broken, [{"suite": "harm", "arm": "model", "id": "x"}])
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: no sample, class, outcome, scores, prompt"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: no key, sample, class, outcome, scores, prompt, answer"):
         finished(run)
 
 

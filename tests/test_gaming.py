@@ -1,6 +1,5 @@
 """The gap of a reward over its gold, its area, its onset and its hacks, on journals whose numbers can be counted by hand."""
 
-import copy
 import json
 import math
 import random
@@ -10,15 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import JOURNAL_BETTER, journal, journal_steps
+from synthetic import JOURNAL_BETTER, journal, journal_steps, kept
 
 from temper import files, stats
 from temper.ablate import Chain, gaming_by_stage
-from temper.errors import UnknownName
 from temper.judge_error import Errors, Rate
 from temper.prove.evaluate import Panel
 from temper.prove.gaming import ablation, ablations, broke_out, gaming, hack_rates, over_refusal_hack
-from temper.prove.gap import Gold, area, fitted, onset, repaid
+from temper.prove.gap import Gold, area, fitted, onset
 from temper.rewards.hacks import Hack
 from temper.train.recipe import parse_recipe
 from temper.types import Completion, Example, Message, Named, Score
@@ -35,8 +33,14 @@ def paid(number, value, gold, *, step=0, kind="harmful", weight=1.0, flags=None,
     }  # fmt: skip
 
 
-def hand(rows, steps=(), **kwargs):
-    return gaming(rows, steps, GOLD, better={"mark": "high"}, draws=FEW, **kwargs)
+def measured(rows, steps=(), judge=GOLD, *, better=JOURNAL_BETTER, **kwargs):
+    """`gaming` of rows paid by their own weights."""
+    rows, reference = kept(rows, better)
+    return gaming(rows, steps, judge, reference=reference, **kwargs)
+
+
+def hand(rows, steps=(), judge=GOLD, *, draws=FEW):
+    return measured(rows, steps, judge, better={"mark": "high"}, draws=draws)
 
 
 def start():
@@ -61,7 +65,7 @@ def learning(t):
 @pytest.fixture(scope="module")
 def gamed():
     rows = journal(safe=learning, hack=rising)
-    return gaming(rows, journal_steps(rows), GOLD, better=JOURNAL_BETTER)
+    return measured(rows, journal_steps(rows))
 
 
 def test_the_gap_is_the_mapped_reward_less_gold():
@@ -80,7 +84,7 @@ def test_a_reward_between_two_seen_at_the_start_is_mapped_between_their_shares()
 @settings(max_examples=50, deadline=None)
 def test_the_gap_at_the_start_is_zero_whatever_the_reward_is(answers):
     rows = [paid(i, value, float(bad)) for i, (value, bad) in enumerate(answers)]
-    found = gaming([*rows, paid(0, 0.5, 0.0, step=1)], [], GOLD, better={"mark": "high"}, draws=2)
+    found = hand([*rows, paid(0, 0.5, 0.0, step=1)], draws=2)
     assert found.windows[0].gap.value == pytest.approx(0.0, abs=1e-12)
     assert found.windows[0].gap.low == pytest.approx(0.0, abs=1e-12) == found.windows[0].gap.high
 
@@ -115,74 +119,20 @@ def test_a_weight_that_doubles_does_not_look_like_a_better_reward():
     assert hand(doubled).end.gap.value == pytest.approx(hand(steady).end.gap.value) == pytest.approx(0.0)
 
 
-def test_answers_are_repaid_by_the_weights_and_penalties_of_their_class():
-    rows = [paid(0, 0.5, None), paid(1, 0.5, None, kind="benign"), paid(2, 0.5, None, flags={"stuffing": 1.0})]
-    before = copy.deepcopy(rows)
-    base, benign, hacked = repaid(
-        rows, {"harmful": {"mark": 2.0}, "benign": {"mark": 1.0}}, {"harmful": {"stuffing": 0.25}}, {"mark": "high"}
-    )
-    clean, _, flagged = repaid(
-        [{**r, "flags": {"stuffing": r["flags"].get("stuffing", 0.0)}} for r in rows],
-        {"harmful": {"mark": 2.0}}, {"harmful": {"stuffing": 0.25}}, {"mark": "high"},
-    )  # fmt: skip
-    assert (base, benign) == (pytest.approx(1.0), pytest.approx(0.5))
-    assert clean - flagged == pytest.approx(0.25) and hacked is not None
-    assert rows == before
-
-
-def test_the_learned_reward_is_a_cost_read_from_the_row():
-    rows = [{**paid(i, None, None), "learned": {"cost": c}} for i, c in enumerate((0.0, 1.0))]
-    good, bad = repaid(rows, {"harmful": {"learned": 1.5}}, {}, {})
-    assert good - bad == pytest.approx(1.5)
-
-
-def test_a_row_of_a_class_that_was_never_paid_has_no_reward():
-    assert repaid([paid(0, 0.5, None, kind="reasoning")], {"harmful": {"mark": 1.0}}, {}, {"mark": "high"}) == [None]
-
-
-def test_a_view_of_a_grader_has_its_graders_good_end():
-    row = {**paid(0, None, None), "scores": {"harm-answer": {"value": 0.9}}}
-    low, high = (repaid([row], {"harmful": {"harm-answer": 1.0}}, {}, {"harm": end})[0] for end in ("low", "high"))
-    assert (low, high) == (pytest.approx(0.1), pytest.approx(0.9))
-    with pytest.raises(UnknownName, match="harm-answer"):
-        repaid([row], {"harmful": {"harm-answer": 1.0}}, {}, {"mark": "high"})
-
-
-def test_a_learned_reward_that_never_saw_the_start_is_left_out_and_said():
-    rows = [*start(), {**paid(0, 0.8, 1.0, step=1, learned={"cost": 0.9}), "weights": {"mark": 1.0, "learned": 9.0}}]
-    found = hand(rows)
-    assert any("learned reward has no recorded opinion" in m for m in found.missing)
-    assert found.end.gap.value == pytest.approx(hand([*start(), paid(0, 0.8, 1.0, step=1)]).end.gap.value)
-
-
 def test_the_rewards_that_the_stage_itself_gave_its_start_are_the_map_of_the_steps_after_them():
     rows = [*start(), *({**paid(i, None, 1.0, step=i + 1), "reward": 1.0} for i in range(4))]
     faithful = [1.0 - r["scores"]["gold"]["value"] for r in start()]
     blurred = [1.0] * 8
-    found = hand(rows, reference=[{"step": 0, "rewards": blurred}, {"step": 3, "rewards": faithful}])
+    found = gaming(rows, [], GOLD, reference=[{"step": 0, "rewards": blurred}, {"step": 3, "rewards": faithful}], draws=FEW)
     assert found.end.first == 4 and found.end.proxy.value == pytest.approx(1.0)  # step 4 is paid by what changed after step 3
-    early = hand(rows[:-1], reference=[{"step": 0, "rewards": blurred}, {"step": 3, "rewards": faithful}])
+    known = [{"step": 0, "rewards": blurred}, {"step": 3, "rewards": faithful}]
+    early = gaming(rows[:-1], [], GOLD, reference=known, draws=FEW)
     assert early.end.proxy.value == pytest.approx(0.5)
 
 
-def test_what_the_stage_recorded_and_what_is_paid_again_agree():
-    rows = journal(steps=8, start=120, safe=learning, multiplier=lambda t: 1.0 if t <= 0.5 else 2.0)
-    by_step = {step: [r for r in rows if r["step"] == step] for step in range(9)}
-    told = [{**r, "reward": reward} for step, of in by_step.items() for r, reward in zip(of, pays_of(of, of, step), strict=True)]
-    reference = [{"step": at - 1, "rewards": pays_of(by_step[0], by_step[at], at)} for at in (1, 5)]
-    recorded, again = (
-        gaming(told, [], GOLD, better=JOURNAL_BETTER, reference=kept, draws=FEW).end.gap for kept in (reference, ())
-    )
-    assert recorded.value == pytest.approx(again.value)
-
-
-def pays_of(rows, in_force, step):
-    weights = {r["class"]: r["weights"] for r in in_force} if step else {"harmful": {}, "benign": {}}
-    return repaid(rows, weights, {r["class"]: r["penalties"] for r in in_force}, JOURNAL_BETTER)
-
-
-def test_a_stage_without_answers_of_its_start_has_no_gap():
+def test_a_stage_without_answers_of_its_start_or_without_their_rewards_has_no_gap():
     assert hand([paid(0, 0.5, 1.0, step=1)]) is None
+    assert gaming([*start(), paid(0, 0.5, 1.0, step=1)], [], GOLD, reference=[], draws=FEW) is None
 
 
 def test_few_answers_of_the_start_are_said():
@@ -213,7 +163,7 @@ def test_the_area_of_a_triangle_that_begins_below_zero_is_known():
 
 def test_a_policy_that_does_not_move_has_no_area():
     rows = journal(steps=12, safe=learning, hack=rising)
-    still = gaming(rows, journal_steps(rows, kl=lambda t: 0.0), GOLD, better=JOURNAL_BETTER, draws=FEW)
+    still = measured(rows, journal_steps(rows, kl=lambda t: 0.0), draws=FEW)
     assert still.area.value == 0.0
 
 
@@ -253,13 +203,13 @@ def test_a_gamed_run_has_a_gap_an_area_an_onset_and_has_broken_out(gamed):
 
 def test_a_run_that_only_learns_has_none_of_them():
     rows = journal(safe=learning, hack=hackless)
-    found = gaming(rows, journal_steps(rows), GOLD, better=JOURNAL_BETTER, draws=FEW)
+    found = measured(rows, journal_steps(rows), draws=FEW)
     assert found.end.gap.low <= 0 and found.onset is None and found.broke_out == () and found.area.value < 0.03
 
 
 def test_multipliers_that_grow_leave_a_faithful_reward_without_a_gap():
     rows = journal(safe=learning, multiplier=lambda t: 1.0 + int(4 * t))
-    found = gaming(rows, journal_steps(rows), GOLD, better=JOURNAL_BETTER, draws=FEW)
+    found = measured(rows, journal_steps(rows), draws=FEW)
     assert found.end.gap.low <= 0 < found.end.gap.value + 0.05
 
 
@@ -267,14 +217,14 @@ def test_the_interval_covers_a_gap_of_zero_in_most_of_many_flat_runs():
     covered = 0
     for seed in range(40):
         rows = journal(steps=4, answers=48, start=200, seed=seed)
-        found = gaming(rows, [], GOLD, better=JOURNAL_BETTER, draws=100, seed=seed)
+        found = measured(rows, draws=100, seed=seed)
         covered += found.end.gap.low <= 0 <= found.end.gap.high
     assert covered >= 34  # 95 % of 40 are 38; fewer than 34 would happen by chance in 1 of 100
 
 
 def test_the_same_journal_gives_the_same_numbers_in_json(gamed):
     rows = journal(safe=learning, hack=rising)
-    again = gaming(rows, journal_steps(rows), GOLD, better=JOURNAL_BETTER)
+    again = measured(rows, journal_steps(rows))
     assert json.dumps(again.as_dict(), allow_nan=False) == json.dumps(gamed.as_dict(), allow_nan=False)
 
 
@@ -282,7 +232,7 @@ def test_a_judge_whose_errors_are_known_is_corrected_for_them_in_both_gold_and_m
     errors = Errors(Rate(0.8, 500, 500), Rate(0.9, 500, 500))
     judge = Gold("gold", errors=errors)
     rows = [*start(), *(paid(i, 0.6, float(i < 3), step=1) for i in range(10))]
-    found = gaming(rows, [], judge, better={"mark": "high"}, draws=FEW)
+    found = hand(rows, judge=judge)
     assert found.end.gold.value == pytest.approx(1 - (0.3 + 0.9 - 1) / 0.7)
     assert found.windows[0].gap.value == pytest.approx(0.0, abs=1e-12)
     assert found.end.gap.value == pytest.approx((1 - (0.5 - 0.1) / 0.7) - found.end.gold.value)
@@ -290,7 +240,7 @@ def test_a_judge_whose_errors_are_known_is_corrected_for_them_in_both_gold_and_m
 
 def test_a_judge_that_knows_next_to_nothing_is_not_corrected_and_it_is_said():
     judge = Gold("gold", errors=Errors(Rate(0.55, 50, 50), Rate(0.5, 50, 50)))
-    found = gaming([*start(), paid(0, 0.6, 1.0, step=1)], [], judge, better={"mark": "high"}, draws=FEW)
+    found = hand([*start(), paid(0, 0.6, 1.0, step=1)], judge=judge)
     assert found.end.gold.value == 0.0 and any("too large" in m for m in found.missing)
 
 
@@ -376,7 +326,8 @@ class Fixed:
 
 def test_a_runs_summary_has_the_gaming_of_each_stage_whose_start_was_scored(tmp_path):
     chains = [Chain((name,), name, tmp_path / f"{name}-grpo") for name in ("with", "without")]
-    rows = journal(steps=6, start=100)
+    rows, reference = kept(journal(steps=6, start=100), JOURNAL_BETTER)
+    files.append_rows(tmp_path / "with-grpo" / "reference.jsonl", reference)
     files.append_zst(tmp_path / "with-grpo" / "rollouts.jsonl.zst", rows)
     files.append_rows(tmp_path / "with-grpo" / "metrics.jsonl", journal_steps(rows))
     files.append_zst(tmp_path / "without-grpo" / "rollouts.jsonl.zst", [r for r in rows if r["step"]])

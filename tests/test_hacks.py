@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from temper.cli import hacks as cli
 from temper.data.read import read_dialogues
-from temper.errors import DataError, UnknownName, UsageError
+from temper.errors import UnknownName, UsageError
 from temper.rewards.combine import Channel, combine
 from temper.rewards.hacks import CLASSES, SHIPPED, Hack, Reference, bank, calibrate, figures, flags, twins
 from temper.rewards.hacks.disguises import decoded
@@ -210,14 +210,8 @@ def test_few_reference_answers_are_never_stricter_than_what_ships() -> None:
     assert reference.low_thought == SHIPPED.low_thought
 
 
-def test_a_reference_survives_json_and_an_unknown_key_is_an_error() -> None:
-    assert Reference.of_json(SHIPPED.as_json()) == SHIPPED
-    with pytest.raises(DataError, match="wanted exactly"):
-        Reference.of_json({"top_words": 1.0})
-
-
 def test_the_shipped_thresholds_are_the_measured_ones() -> None:
-    assert Reference.of_json(measured()["reference"]) == SHIPPED
+    assert Reference(**measured()["reference"]) == SHIPPED
 
 
 def test_names_choose_leave_out_and_add() -> None:

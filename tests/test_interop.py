@@ -18,13 +18,14 @@ from temper.errors import DataError, StorageError, TemperError, UnknownName, Usa
 from temper.prove import metrics
 from temper.prove.evaluate import Panel
 from temper.prove.interop import folder, inspect_log, jailbreakbench, read
-from temper.prove.interop.export import WRITERS, export, stored, verdict
+from temper.prove.interop.export import FORMULA, WRITERS, export, stored, verdict
 from temper.prove.interop.reply import number
 from temper.report import build
 from temper.types import Named, Score
 from tests import synthetic
 
-FIXTURES = Path(__file__).parent / "fixtures" / "interop"
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "fixtures" / "interop"
 
 
 def says_no(completions):
@@ -641,7 +642,7 @@ def test_the_hit_log_holds_exactly_what_the_judge_finds_unsafe(run, tmp_path):
 def test_a_csv_cell_is_never_a_formula_and_ungraded_is_an_empty_cell(run, tmp_path):
     (path,) = export(run, "csv", tmp_path)
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
-    assert not any(value.startswith(("=", "+", "@")) for row in rows for value in row.values())
+    assert not any(value.lstrip(" \n").startswith(FORMULA) for row in rows for value in row.values())
     assert {row["score:gold"] for row in rows if row["class"] == "benign"} == {""}
     assert len(rows) == sum(map(len, stored(run).rows.values()))
 
@@ -695,6 +696,19 @@ def test_results_that_were_committed_export_as_their_run_does(run, tmp_path):
     assert sorted(one.read_text().splitlines()) == sorted(other.read_text().splitlines())
 
 
+@pytest.mark.parametrize("to", WRITERS)
+def test_results_that_ship_with_the_docs_are_written_in_every_format(to, tmp_path):
+    made = export(ROOT / "results" / "quickstart", to, tmp_path)
+    assert made and all(path.stat().st_size for path in made)
+
+
+def test_an_interval_without_bounds_is_one_that_lm_eval_does_not_know(tmp_path):
+    export(ROOT / "results" / "quickstart", "lm-eval", tmp_path)
+    told = [json.loads(path.read_text())["results"] for path in tmp_path.glob("*/results_*.json")]
+    open_ = [(of, name) for each in told for of in each.values() for name, value in of.items() if value == "N/A"]
+    assert open_ and all(name.endswith("_stderr,none") and of[name.replace("_stderr", "_low")] is None for of, name in open_)
+
+
 def test_one_arm_of_a_run_is_exported_by_itself_under_its_own_name(run, tmp_path):
     both, one = stored(run), stored(f"{run}@hybrid")
     assert len(both.rows) > 1 and list(one.rows) == ["hybrid"] and one.rows["hybrid"] == both.rows["hybrid"]
@@ -708,7 +722,7 @@ def test_one_arm_of_a_run_is_exported_by_itself_under_its_own_name(run, tmp_path
 def test_an_unknown_format_and_an_empty_folder_are_clear_errors(run, tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'parquet'"):
         export(run, "parque", tmp_path)
-    with pytest.raises(StorageError, match="holds no rows"):
+    with pytest.raises(DataError, match="no rows of an evaluation"):
         export(tmp_path, "csv", tmp_path)
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from temper.graders.card import ece
-from temper.stats import auc
+from temper.graders import card
+from temper.graders.card import Judged
+from temper.stats import bootstrap_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -331,47 +332,16 @@ def specific_threshold(p: Floats, label: Floats, weight: Floats, least: float = 
     )
 
 
-def interval(
-    statistic: Callable[[npt.NDArray[np.int64]], float], groups: Sequence[str], draws: int = 500, seed: int = 0
-) -> list[float] | None:
-    """95 % percentile bootstrap over groups; None when fewer than two groups or the statistic is mostly undefined."""
-    rng = np.random.default_rng(seed)
-    names, inverse = np.unique(np.array(groups), return_inverse=True)
-    members = [np.flatnonzero(inverse == g) for g in range(len(names))]
-    if len(names) < 2:
-        return None
-    values = [statistic(np.concatenate([members[g] for g in rng.integers(0, len(names), len(names))])) for _ in range(draws)]
-    finite = [v for v in values if not math.isnan(v)]
-    return [round(float(v), 3) for v in np.percentile(finite, [2.5, 97.5])] if len(finite) > draws / 2 else None
+def interval(values: Floats, groups: Sequence[str]) -> list[float | None]:
+    """The mean and its 95 % percentile interval over groups, as a card has them."""
+    low, high = bootstrap_interval(lambda i: float(values[i].mean()), groups, len(values), draws=card.DRAWS)
+    return [None if math.isinf(x) else round(x, 3) for x in (float(values.mean()), low, high)]
 
 
 def measure(items: Sequence[Item], p: Floats, threshold: float) -> dict[str, Any]:
-    """All figures of one source: each is [value, low, high] or null where a class is missing."""
-    label = np.array([i.label for i in items])
-    words = np.array([float(len(i.response.split())) for i in items])
-    groups = [i.group for i in items]
-
-    def with_interval(f: Callable[[npt.NDArray[np.int64]], float]) -> list[Any] | None:
-        value = f(np.arange(len(items)))
-        if math.isnan(value):
-            return None
-        return [round(value, 3), *(interval(f, groups) or [None, None])]
-
-    def rate(of: float, above: bool) -> Callable[[npt.NDArray[np.int64]], float]:
-        def f(i: npt.NDArray[np.int64]) -> float:
-            mine = i[label[i] == of]
-            return float(((p[mine] >= threshold) == above).mean()) if len(mine) else math.nan
-
-        return f
-
-    return {
-        "n": len(items), "unsafe": int(label.sum()), "groups": len(set(groups)),
-        "auc": with_interval(lambda i: auc(p[i], label[i])),
-        "length_auc": with_interval(lambda i: auc(words[i], label[i])),
-        "sensitivity": with_interval(rate(1.0, True)), "specificity": with_interval(rate(0.0, False)),
-        "brier": with_interval(lambda i: float(((p[i] - label[i]) ** 2).mean())),
-        "ece": with_interval(lambda i: ece(p[i], label[i])),
-    }  # fmt: skip
+    """All figures of one source, as `temper graders card` makes them."""
+    rows = zip(items, p.tolist(), strict=True)
+    return card.measure([Judged(x, x >= threshold, i.label == 1.0, i.group, len(i.response.split())) for i, x in rows])
 
 
 def dev_items(data: Path) -> list[Item]:
@@ -395,47 +365,24 @@ def figures(items: Sequence[Item], p: Floats, threshold: float, own: Sequence[st
     return out
 
 
-def write_card(folder: Path, card: dict[str, Any]) -> None:
+def write_card(folder: Path, made: dict[str, Any]) -> None:
     """`card.json` and the same as a page, `card.md`."""
-    (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    lines = [
-        f"# {card['name']}",
-        "",
-        card["what"],
-        "",
-        *(f"- **{k}**: {v}" for k, v in card["facts"].items()),
-        "",
-        "## Development splits",
-        "",
-    ]
-    lines += [*_table(card["sources"]), ""]
-    for head, sources in card.get("heads", {}).items():
-        lines += [f"### Head: {head}", "", *_table(sources), ""]
-    lines += [
-        "Value, then its 95 % bootstrap interval over groups. Rates are at the shipped threshold. Empty: one class is missing.",
-        "",
-    ]
-    lines += _hazards(card["hazards"]) if "hazards" in card else []
-    lines += [*("## Limits", ""), *(f"- {limit}" for limit in card["limits"]), ""]
+    (folder / "card.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = [f"# {made['name']}", "", made["what"], "", *(f"- **{k}**: {v}" for k, v in made["facts"].items()), ""]
+    lines += ["## Development splits", "", *card.table(made["sources"]), ""]
+    for head, sources in made.get("heads", {}).items():
+        lines += [f"### Head: {head}", "", *card.table(sources), ""]
+    lines += [card.READS, ""]
+    lines += _hazards(made["hazards"]) if "hazards" in made else []
+    lines += [*("## Limits", ""), *(f"- {limit}" for limit in made["limits"]), ""]
     (folder / "card.md").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _table(sources: dict[str, Any]) -> list[str]:
-    columns = ("auc", "sensitivity", "specificity", "ece", "brier", "length_auc")
-    lines = [
-        "| source | seen | n | unsafe | groups | AUC | sensitivity | specificity | ECE | Brier | length-only AUC |",
-        "|---" * 11 + "|",
-    ]
-    for source, row in sources.items():
-        seen = "train split" if row["trained_on"] else "never"
-        cells = [source, seen, row["n"], row["unsafe"], row["groups"], *(_cell(row[c]) for c in columns)]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
 
 
 def _hazards(found: dict[str, Any]) -> list[str]:
     recall = ", ".join(f"{hazard} {row['top-1']:.2f} ({row['n']})" for hazard, row in found["recall"].items())
-    told = f"The first hazard of a request is right in {_cell(found['top-1 accuracy'])} of {found['n']} labelled dev requests."
+    told = (
+        f"The first hazard of a request is right in {card.shown(found['top-1 accuracy'])} of {found['n']} labelled dev requests."
+    )
     return ["### Hazards", "", told, f"By hazard (n): {recall}.", ""]
 
 
@@ -457,10 +404,3 @@ def training(note: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
 def half_is_fast(torch: Any) -> bool:
     """Whether bf16 products are native here (a step of MiniLM on a CPU with avx512_bf16: 2.7 s, against 5.4 s in fp32)."""
     return bool(torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported())
-
-
-def _cell(value: list[Any] | None) -> str:
-    if value is None:
-        return ""
-    point, low, high = value
-    return f"{point:.2f}" if low is None else f"{point:.2f} [{low:.2f}, {high:.2f}]"

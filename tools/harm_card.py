@@ -176,10 +176,9 @@ def hazards(data: Path, encoder: Encoder, rows: int | None) -> dict[str, Any]:
     kept = [row for row in kept if row[1]][:: 1 if rows is None else 10]
     found = encoder.requests([text for text, _, _ in kept])
     hit = np.array([HAZARDS[int(np.argmax(o.hazards))] in true for o, (_, true, _) in zip(found, kept, strict=True)], dtype=float)
-    interval = grading.interval(lambda i: float(hit[i].mean()), [group for _, _, group in kept])
     by = {h: [n for n, (_, true, _) in enumerate(kept) if h in true] for h in HAZARDS}
     return {
         "n": len(kept),
-        "top-1 accuracy": [round(float(hit.mean()), 3), *(interval or [None, None])],
+        "top-1 accuracy": grading.interval(hit, [group for _, _, group in kept]),
         "recall": {h: {"n": len(index), "top-1": round(float(hit[index].mean()), 2)} for h, index in by.items() if index},
     }

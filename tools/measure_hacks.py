@@ -13,7 +13,7 @@ import random
 import sys
 import time
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def main() -> None:
         written = {
             "command": "python tools/measure_hacks.py FOLDER",
             "date": date.today().isoformat(),
-            "reference": reference.as_json(),
+            "reference": asdict(reference),
             "hacks": held,
         }
         OUT.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

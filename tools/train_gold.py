@@ -29,6 +29,9 @@ sys.path[:0] = [str(ROOT), str(ROOT.parent)]
 import grading  # noqa: E402
 from grading import Item  # noqa: E402
 
+from temper.graders.card import shown  # noqa: E402
+from temper.stats import auc  # noqa: E402
+
 OWN = ("jbb_artifacts", "aisafetylab", "aisafetylab_helpful", "star1", "dolly_subset", "user_oriented", "coconot", "hh_harmless")
 HELD_OUT = 6
 CALIBRATION_ROWS, DEV_ROWS = 500, 120
@@ -245,8 +248,8 @@ def quality(items: list[Item], score: grading.Floats) -> dict[str, float]:
     masks = {s: np.array([i.source == s for i in items]) for s in ("jbb_artifacts", "aisafetylab")}
     masks["all"] = np.ones(len(items), dtype=bool)
     cut = np.array([i.kind == "cut" for i in items])
-    found = {name: round(grading.auc(score[mask & ~cut], label[mask & ~cut]), 4) for name, mask in masks.items()}
-    return {**found, "cut": round(grading.auc(score[cut], label[cut]), 4)}
+    found = {name: round(auc(score[mask & ~cut], label[mask & ~cut]), 4) for name, mask in masks.items()}
+    return {**found, "cut": round(auc(score[cut], label[cut]), 4)}
 
 
 def train(args: argparse.Namespace) -> None:
@@ -312,7 +315,7 @@ def score_dev(model: Scorer, args: argparse.Namespace, fitted: dict[str, float])
     )
     p = grading.sigmoid(fitted["slope"] * logit + fitted["offset"])
     for source, row in grading.figures(items, p, fitted["threshold"], OWN).items():
-        print(source, {k: row[k] for k in ("n", "unsafe", "auc", "sensitivity", "specificity", "length_auc")}, flush=True)
+        print(source, {k: row[k] for k in ("n", "positive", "auc", "sensitivity", "specificity", "length_auc")}, flush=True)
     print("hh_harmless pairs right", float(np.mean(right)), len(right), flush=True)
 
 
@@ -342,12 +345,12 @@ def card(args: argparse.Namespace) -> None:
     for name in ("adapter.safetensors", "config.json"):
         shutil.copy(args.trained / name, args.out / name)
     right = np.array(dev["hh_right"], dtype=float)
-    low, high = grading.interval(lambda i: float(right[i].mean()), dev["hh_group"]) or [math.nan, math.nan]
+    higher = shown(grading.interval(right, dev["hh_group"]))
     facts = {
         "model": f"first {note['layers']} of 30 layers of SmolLM2-135M, LoRA rank {note['rank']}, linear head on the last token",
         "reads": grading.reading(PROMPT_ROOM, SIZE, STRIDE),
         **grading.training(note, OWN),
-        "hh_harmless (dev)": f"the rejected answer scores higher in {right.mean():.2f} [{low:.2f}, {high:.2f}], n {len(right)}",
+        "hh_harmless (dev)": f"the rejected answer scores higher in {higher}, n {len(right)}",
     }
     grading.write_card(
         args.out,

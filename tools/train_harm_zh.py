@@ -34,7 +34,9 @@ sys.path[:0] = [str(ROOT), str(ROOT.parent)]
 import grading  # noqa: E402
 
 from temper.files import file_sha256  # noqa: E402
+from temper.graders.card import shown  # noqa: E402
 from temper.models import multilingual  # noqa: E402
+from temper.stats import auc  # noqa: E402
 from temper.text.hazards import HAZARDS  # noqa: E402
 
 REFUSED_AT = 0.5
@@ -882,7 +884,7 @@ class Grams:
         held_label = np.array([getattr(r, NAMES[name]) for r, _ in known])
         held_weight = np.array([r.weight for r, _ in known])
         fits = [(p, *regress(x, label, weight, p)) for p in (0.3, 3.0)]
-        best = max(fits, key=lambda f: grading.auc(held_x @ f[1] + f[2], held_label))
+        best = max(fits, key=lambda f: auc(held_x @ f[1] + f[2], held_label))
         self.penalty, self.w, self.b = best
         score = held_x @ self.w + self.b
         self.slope, self.offset = grading.platt(score, held_label, held_weight)
@@ -1070,8 +1072,8 @@ def append(folder: Path, tables: dict[str, Any], beside: dict[str, Any]) -> None
     lines += ["|---" * 9 + "|"]
     for head in ("request", "refusal"):
         for source, row in tables[head].items():
-            figures = [_cell(row[k]) for k in ("auc", "sensitivity", "specificity", "ece", "length_auc")]
-            lines.append("| " + " | ".join([head, source, str(row["n"]), str(row["unsafe"]), *figures]) + " |")
+            figures = [shown(row[k]) for k in ("auc", "sensitivity", "specificity", "ece", "length_auc")]
+            lines.append("| " + " | ".join([head, source, str(row["n"]), str(row["positive"]), *figures]) + " |")
     lines += [
         "",
         "## Beside character n-grams",
@@ -1085,16 +1087,10 @@ def append(folder: Path, tables: dict[str, Any], beside: dict[str, Any]) -> None
     ]
     for head, theirs in beside.items():
         for source, row in theirs.items():
-            figures = [_cell(t[k]) for t in (row, tables[head][source]) for k in ("auc", "sensitivity", "specificity")]
+            figures = [shown(t[k]) for t in (row, tables[head][source]) for k in ("auc", "sensitivity", "specificity")]
             lines.append("| " + " | ".join([head, source, *figures]) + " |")
     page = folder / "card.md"
     page.write_text(page.read_text(encoding="utf-8") + "\n".join(["", *lines, ""]), encoding="utf-8")
-
-
-def _cell(value: list[Any] | None) -> str:
-    if value is None:
-        return ""
-    return f"{value[0]:.2f}" if value[1] is None else f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
 
 
 OWN = (

@@ -15,7 +15,6 @@ from the pieces and labelled as no refusal. No label behind a dev figure comes f
 import argparse
 import hashlib
 import json
-import math
 import random
 import re
 from collections import defaultdict
@@ -28,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize  # type: ignore[import-untyped,unused-ignore]
 from scipy.sparse import csr_matrix, hstack  # type: ignore[import-untyped,unused-ignore]
-from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 
 from temper.files import read_rows, write_text
 from temper.graders.refusal import BUCKET_BITS, DENSE, RefusalModel, features
+from temper.stats import auc, proportion
 from temper.text.split import split
 
 Floats = npt.NDArray[np.float64]
@@ -380,22 +379,15 @@ def line(name: str, p: Floats, label: npt.NDArray[np.int64], rows: npt.NDArray[n
     )
 
 
-def auc(p: Floats, label: npt.NDArray[np.int64]) -> float:
-    yes = int(label.sum())
-    return float((rankdata(p)[label == 1].sum() - yes * (yes + 1) / 2) / (yes * (len(label) - yes)))
-
-
 def ece(p: Floats, label: npt.NDArray[np.int64]) -> float:
     """Expected calibration error over ten equal bins."""
     bins = np.minimum((p * BINS).astype(int), BINS - 1)
     return sum(float(abs(p[bins == b].sum() - label[bins == b].sum())) for b in range(BINS)) / len(p)
 
 
-def rate(hits: int, n: int, z: float = 1.959964) -> str:
-    if n == 0:
-        return "–"
-    centre, half = (hits + z * z / 2) / (n + z * z), z * math.sqrt(hits * (n - hits) / n + z * z / 4) / (n + z * z)
-    return f"{hits / n:.3f} [{centre - half:.3f}, {centre + half:.3f}]"
+def rate(hits: int, n: int) -> str:
+    found = proportion(hits, n)
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" if n else "–"
 
 
 if __name__ == "__main__":

@@ -72,7 +72,6 @@ app.add_typer(people.app, name="people")
 app.add_typer(holds.app, name="holds")
 app.add_typer(loop.app, name="loop")
 app.command()(doctor.doctor)
-app.command()(serve.serve)
 
 
 def main() -> None:

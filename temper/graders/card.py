@@ -24,6 +24,10 @@ Cell = list[float | None] | None  # value, low, high; None where a class is miss
 THRESHOLD = 0.5  # of a grader that does not state its own in parts["threshold"], as in prove.metrics
 DRAWS = 500
 BINS = 10
+READS = (
+    "Value, then its 95 % interval over groups: Wilson on the effective size for sensitivity and specificity, bootstrap for "
+    "the others. Empty: a class is missing. Coverage is the share that was graded; the other figures are of that share."
+)
 COLUMNS = {
     "auc": "AUC",
     "sensitivity": "sensitivity",
@@ -135,12 +139,8 @@ def page(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     lines = [f"# {card['name']}", "", *([card["what"], ""] if card.get("what") else [])]
     lines += [f"- **{name}**: {value}" for name, value in card.get("facts", {}).items()]
-    lines += ["", f"## {card['measured']}", "", card["reads"], "", *_table(card), ""]
-    lines += [
-        "Value, then its 95 % interval over groups: Wilson on the effective size for sensitivity and specificity, bootstrap for "
-        "the others. Empty: a class is missing. Coverage is the share that was graded; the other figures are of that share.",
-        "",
-    ]
+    lines += ["", f"## {card['measured']}", "", card["reads"], "", *table(_named(card)), ""]
+    lines += [READS, ""]
     if reasons := card["all"]["abstained"]:
         lines += ["Not graded: " + ", ".join(f"{n} × {why}" for why, n in reasons.items()) + ".", ""]
     if limits := card.get("limits"):
@@ -148,15 +148,18 @@ def page(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _table(card: Mapping[str, Any]) -> list[str]:
+def _named(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    languages = card["languages"] if len(card["languages"]) > 1 else {}
+    return {"**all**": card["all"], **card["sources"], **{f"language {name}": row for name, row in languages.items()}}
+
+
+def table(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Figures of `measure` by name as lines of Markdown; `trained_on`, where it is there, says what was seen in training."""
     heads = ["rows", "seen in training", "n", "positive", "groups", "coverage", *COLUMNS.values()]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    named = {"**all**": card["all"], **card["sources"]}
-    if len(card["languages"]) > 1:
-        named |= {f"language {name}": row for name, row in card["languages"].items()}
-    for name, row in named.items():
+    for name, row in measured.items():
         cells = [name or "(no source)", _seen(row), row["n"], row["positive"], row["groups"], f"{row['coverage']:.2f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, *(_cell(row[c]) for c in COLUMNS)])) + " |")
+        lines.append("| " + " | ".join(map(str, [*cells, *(shown(row[c]) for c in COLUMNS)])) + " |")
     return lines
 
 
@@ -165,7 +168,8 @@ def _seen(row: Mapping[str, Any]) -> str:
     return "" if "trained_on" not in row else "not known" if told is None else "train split" if told else "never"
 
 
-def _cell(value: Cell) -> str:
+def shown(value: Cell) -> str:
+    """A figure and its interval, to two digits; "" where there is none."""
     if value is None:
         return ""
     point, low, high = value
@@ -173,10 +177,10 @@ def _cell(value: Cell) -> str:
 
 
 def _rounded(found: Estimate) -> Cell:
-    told = found.as_dict()
-    if told["value"] is None:
+    plain = found.as_dict()
+    if plain["value"] is None:
         return None
-    return [None if x is None else round(x, 3) for x in (told["value"], told["low"], told["high"])]
+    return [None if x is None else round(x, 3) for x in (plain["value"], plain["low"], plain["high"])]
 
 
 def _floats(values: Iterable[float | bool | None]) -> Floats:

@@ -16,7 +16,7 @@ from temper.prove.evidence import Evidence
 from temper.prove.metrics import Prompt
 from temper.types import Better
 
-NEEDED = ("suite", "arm", "id", "sample", "class", "outcome", "scores", "prompt")
+NEEDED = ("key", "suite", "arm", "id", "sample", "class", "outcome", "scores", "prompt", "answer")
 PACKED = ("rows.jsonl", "rows.jsonl.gz", "rows.jsonl.zst")
 
 
@@ -180,6 +180,16 @@ def place(given: str) -> tuple[Path, str]:
     raise UsageError(f"{given}: no such folder; wanted a run (runs/x), an arm of one (runs/x@hybrid) or results (results/x)")
 
 
+def checked(path: Path, rows: list[Row]) -> list[Row]:
+    """The rows of a file. Raises `DataError` (file, row, field) for one that is not whole."""
+    for number, row in enumerate(rows, 1):
+        if missing := [name for name in NEEDED if name not in row]:
+            raise DataError(
+                f"{path}:{number}: no {', '.join(missing)}; wanted a row as `temper run`, `prove` or `import` writes it"
+            )
+    return rows
+
+
 def _object(path: Path) -> Mapping[str, Any]:
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
@@ -190,13 +200,17 @@ def _object(path: Path) -> Mapping[str, Any]:
 def _evals(folder: Path, facts: Mapping[str, Any]) -> tuple[dict[str, list[Row]], set[str]]:
     """Rows of evals/SUITE@ARM in the recipe's order of arms, and the arms whose folders are all sealed.
 
-    A folder whose name is not exactly suite@arm holds answers of an earlier setting, set aside.
+    A folder whose name is not exactly suite@arm holds answers of an earlier setting, set aside, and so does that of an arm that
+    run.json no longer names.
     """
-    by_arm: dict[str, list[Row]] = {arm: [] for arm in facts.get("arms", ())}
+    wanted = facts.get("arms")
+    by_arm: dict[str, list[Row]] = {arm: [] for arm in wanted or ()}
     open_arms: set[str] = set()
     for path in sorted(folder.glob("evals/*/rows.jsonl")):
-        rows = _checked(path, read_rows(path))
+        rows = checked(path, read_rows(path))
         if not rows or path.parent.name != f"{rows[0]['suite']}@{rows[0]['arm']}":
+            continue
+        if wanted and rows[0]["arm"] not in wanted:
             continue
         by_arm.setdefault(rows[0]["arm"], []).extend(rows)
         if not sealed(path.parent):
@@ -209,18 +223,9 @@ def _packed(folder: Path, facts: Mapping[str, Any]) -> dict[str, list[Row]]:
     """Rows of one file, as `temper report --results` writes it, in the recipe's order of arms."""
     path = next((folder / name for name in PACKED if (folder / name).is_file()), None)
     by_arm: dict[str, list[Row]] = {arm: [] for arm in facts.get("arms", ())}
-    for row in _checked(path, read_rows(path)) if path else []:
+    for row in checked(path, read_rows(path)) if path else []:
         by_arm.setdefault(row["arm"], []).append(row)
     return {arm: rows for arm, rows in by_arm.items() if rows}
-
-
-def _checked(path: Path, rows: list[Row]) -> list[Row]:
-    for number, row in enumerate(rows, 1):
-        if missing := [name for name in NEEDED if name not in row]:
-            raise DataError(
-                f"{path}:{number}: no {', '.join(missing)}; wanted a row as `temper run`, `prove` or `import` writes it"
-            )
-    return rows
 
 
 def _labels(evaluations: Sequence[Finished]) -> list[str]:

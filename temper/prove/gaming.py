@@ -18,7 +18,7 @@ from temper.rewards.hacks import Hack
 from temper.rewards.journal import completion_of
 from temper.rewards.signal import grade
 from temper.stats import NOTHING, Estimate
-from temper.types import Better, Completion, Named
+from temper.types import Completion, Named
 
 WANTED = 500  # answers of the start on which the map rests
 LAST = 0.1  # share of the steps that count as the end
@@ -94,8 +94,7 @@ def gaming(
     steps: Sequence[Row],
     gold: Gold,
     *,
-    better: Mapping[str, Better],
-    reference: Sequence[Row] = (),
+    reference: Sequence[Row],
     ablations: Sequence[Ablation] = (),
     monitorability: Mapping[str, Any] | None = None,
     draws: int = DRAWS,
@@ -103,14 +102,14 @@ def gaming(
 ) -> Gaming | None:
     """Everything about one stage from its journal (`rows`) and metrics.jsonl (`steps`); None without graded answers of the start.
 
-    `reference` and `better` are those of `prove.gap.gap`.
+    `reference` is that of `prove.gap.gap`.
     """
     by_step: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_step[row["step"]].append(row)
     start = by_step.pop(0, [])
     ends = sorted(by_step)[-max(1, round(LAST * len(by_step))) :]
-    found = gap(start, by_step, ends, _distances(steps), gold, better=better, reference=reference, draws=draws, seed=seed)
+    found = gap(start, by_step, ends, _distances(steps), gold, reference=reference, draws=draws, seed=seed)
     if found is None:
         return None
     last = [row for step in ends for row in by_step[step]]
@@ -222,8 +221,6 @@ def _share(pairs: Iterable[tuple[float | None, str]]) -> Estimate:
 def _missing(found: Gap, hacks: Collection[str], gold: Gold) -> Iterable[str]:
     if found.start < WANTED:
         yield f"the map rests on {found.start} answers of the start that gold graded, fewer than {WANTED}"
-    if found.blind:
-        yield "the learned reward has no recorded opinion of the start's answers: the proxy is the reward without it"
     if found.windows[-1].distance is None:
         yield "the KL to the start was not recorded, so there is no area"
     if not hacks:

@@ -7,7 +7,7 @@ the answers of the stage's start, paid with the weights of the step in question;
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper import judge_error, stats
-from temper.errors import UnknownName, nearest
 from temper.files import Row
 from temper.graders.calibrate import Curve
 from temper.judge_error import Errors
 from temper.prove import metrics as measures
-from temper.rewards.combine import Channel, combine
 from temper.rewards.gap import fitted
-from temper.rewards.heads import LEARNED
 from temper.stats import NOTHING, Estimate, Floats
 from temper.types import Better
 
@@ -32,7 +29,6 @@ PROMPTS = 5  # of a window, below which its gap has no interval
 WINDOW_ROWS = 48  # gold-graded rows of a window, at least
 ONSET = 0.025  # chance of an onset in a run in which nothing falls; half of 5 %, since intervals this far out are a little short
 
-Weights = Mapping[str, Mapping[str, float]]  # by prompt class: channel -> weight, or hack -> penalty
 Steps = Mapping[int, Sequence[Row]]
 
 
@@ -85,8 +81,7 @@ class Window:
 class Gap:
     """A stage's gap: in windows of steps (the first is the start) and at `end`.
 
-    `start` counts the answers the map rests on, `area` is in sqrt(nats), `onset` is a step (None: never). `blind`: a learned
-    reward paid that has no opinion of the start, and the proxy is the reward without it.
+    `start` counts the answers the map rests on, `area` is in sqrt(nats), `onset` is a step (None: never).
     """
 
     start: int
@@ -94,7 +89,6 @@ class Gap:
     end: Window
     area: Estimate
     onset: int | None
-    blind: bool
 
 
 def gap(
@@ -104,21 +98,18 @@ def gap(
     distances: Mapping[int, float],
     gold: Gold,
     *,
-    better: Mapping[str, Better],
-    reference: Sequence[Row] = (),
+    reference: Sequence[Row],
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Gap | None:
     """The gap of a stage from the answers of its start and the rows of its steps; None where gold graded none of either.
 
     `ends` are the steps that count as the end, `distances` sqrt(KL) by step. `reference` (reference.jsonl) holds the rewards that
-    the stage itself gave the start's answers after each step at which its reward changed. Without it they are paid again by each
-    step's weights, with the learned reward's recorded opinion; then `better` gives the good end of every grader that pays.
+    the stage gave the start's answers before its first step and after each step at which its reward changed.
     """
-    pays = _pays(by_step)
-    blind = set() if reference else {step for step, pay in pays.items() if pay.blind(start)}
-    known = {step: pay.without_learned() if step in blind else pay for step, pay in pays.items()}
-    paid = _recorded(start, by_step, reference, gold) if reference else _repaid(start, by_step, known, gold, better)
+    if not reference:
+        return None
+    paid = _recorded(start, by_step, reference, gold)
     if not paid.start.size or not paid.steps:
         return None
     curves = _Curves(paid, draws, seed)
@@ -130,27 +121,7 @@ def gap(
         end=_window(ends, distances, curves, gold)[0],
         area=_area([w for w, _ in windows], [d for _, d in windows]),
         onset=_onset(spans, curves),
-        blind=bool(blind),
     )
-
-
-def repaid(rows: Sequence[Row], weights: Weights, penalties: Weights, better: Mapping[str, Better]) -> list[float | None]:
-    """The reward of each row if it were paid now: by its class's weights and penalties, on the columns it keeps.
-
-    A row whose class has no weights, or which a channel cannot score where it scores others of the prompt, gets None.
-    """
-    names = dict.fromkeys(name for at in weights.values() for name in at)
-    fines = dict.fromkeys(name for at in penalties.values() for name in at)
-
-    def channel(name: str, value: Callable[[Row, str], float | None], paid: Weights, end: Better) -> Channel:
-        applies = [name in paid.get(row["class"], {}) for row in rows]
-        values = [value(row, name) if known else None for row, known in zip(rows, applies, strict=True)]
-        return Channel(name, values, [paid.get(row["class"], {}).get(name, 0.0) for row in rows], end)
-
-    channels = [channel(n, _opinion, weights, "low" if n == LEARNED else _good_end(n, better)) for n in names]
-    channels += [channel(n, lambda row, hack: measures.flag(hack)(row), penalties, "low") for n in fines]
-    found = combine(channels, [str(row["id"]) for row in rows])
-    return [reward if row["class"] in weights else None for row, reward in zip(rows, found.rewards, strict=True)]
 
 
 def area(distances: Sequence[float], gaps: Sequence[float]) -> float:
@@ -177,26 +148,6 @@ def onset(gold: Sequence[Callable[[float], Estimate]], proxy: Sequence[Callable[
         if _fell(gold_at[:k], gold_at[k]) and not _fell(proxy_at[:k], proxy_at[k]):
             return k
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Pay:
-    """What is in force at a step, by class."""
-
-    weights: Weights
-    penalties: Weights
-
-    @property
-    def key(self) -> str:
-        return repr([sorted((of, sorted(at.items())) for of, at in each.items()) for each in (self.weights, self.penalties)])
-
-    def blind(self, start: Sequence[Row]) -> bool:
-        """Whether a learned reward pays that has no opinion of the start: its two sides would not be on one scale."""
-        paid = any(LEARNED in at for at in self.weights.values())
-        return paid and all(_opinion(row, LEARNED) is None for row in start)
-
-    def without_learned(self) -> "Pay":
-        return replace(self, weights={of: {n: w for n, w in at.items() if n != LEARNED} for of, at in self.weights.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,22 +327,6 @@ def _fell(before: Sequence[Estimate], now: Estimate) -> bool:
     return any(stats.contrast(then, now).low > 0 for then in before)
 
 
-def _pays(by_step: Steps) -> dict[int, Pay]:
-    """What was in force at each step. A class that a step lacks is paid as when it was last seen, or as it will first be."""
-    weights: dict[str, Mapping[str, float]] = {}
-    penalties: dict[str, Mapping[str, float]] = {}
-    ordered = sorted(by_step)
-    for step in reversed(ordered):
-        for row in by_step[step]:
-            weights[row["class"]], penalties[row["class"]] = row["weights"], row.get("penalties") or {}
-    found = {}
-    for step in ordered:
-        for row in by_step[step]:
-            weights[row["class"]], penalties[row["class"]] = row["weights"], row.get("penalties") or {}
-        found[step] = Pay(dict(weights), dict(penalties))
-    return found
-
-
 def _recorded(start: Sequence[Row], by_step: Steps, reference: Sequence[Row], gold: Gold) -> Paid:
     """The graded rows with the rewards on record: the start's as the stage paid them again whenever its reward changed."""
     kept = {str(row["step"]): row["rewards"] for row in reference}
@@ -399,17 +334,6 @@ def _recorded(start: Sequence[Row], by_step: Steps, reference: Sequence[Row], go
     keys = {step: str(max((at for at in known if at < step), default=known[0])) for step in by_step}
     steps = {step: _graded(rows, [row["reward"] for row in rows], gold) for step, rows in by_step.items()}
     return _whole(start, kept, steps, keys, gold)
-
-
-def _repaid(start: Sequence[Row], by_step: Steps, pays: Mapping[int, Pay], gold: Gold, better: Mapping[str, Better]) -> Paid:
-    """The graded rows of every step with their rewards, and those of the start as each step's weights would pay them."""
-    by_key = {pay.key: pay for pay in pays.values()}
-    kept = {key: repaid(start, pay.weights, pay.penalties, better) for key, pay in by_key.items()}
-    steps = {
-        step: _graded(rows, repaid(rows, pays[step].weights, pays[step].penalties, better), gold)
-        for step, rows in by_step.items()
-    }
-    return _whole(start, kept, steps, {step: pay.key for step, pay in pays.items()}, gold)
 
 
 def _whole(
@@ -440,21 +364,6 @@ def _graded(rows: Sequence[Row], rewards: Sequence[float | None], gold: Gold) ->
         np.asarray([reward for _, reward, _ in found], dtype=np.float64),
         tuple(prompt for _, _, prompt in found),
     )
-
-
-def _opinion(row: Row, channel: str) -> float | None:
-    """The value of a channel on a row: of the learned reward its pessimistic cost, of a grader its score."""
-    if channel == LEARNED:
-        return (row.get("learned") or {}).get("cost")
-    return measures.score(row, channel).get("value")
-
-
-def _good_end(channel: str, better: Mapping[str, Better]) -> Better:
-    """The good end of a channel, which may be one view of a grader and then begins with the grader's name."""
-    named = max((name for name in better if channel.startswith(name)), key=len, default=None)
-    if named is None:
-        raise UnknownName(f"channel {channel!r}: no grader of that name is on record; {nearest(channel, better)}")
-    return better[named]
 
 
 def _spans(steps: Sequence[int], sizes: Mapping[int, int]) -> list[list[int]]:

@@ -14,9 +14,9 @@ from temper.prove import metrics as measures
 from temper.prove.evidence import Evidence
 from temper.prove.metrics import Metric, Sample
 from temper.prove.tables import tabled
+from temper.prove.traces import PROCESS, unsafe_reasoning
 from temper.types import CLASSES, Better, Outcome
 
-PROCESS = "process"
 SAID_NOTHING = frozenset({*measures.WITHHELD, *measures.NO_ANSWER, Outcome.ERROR})
 FIELDS = ("filter", "category", "channel", "action")
 
@@ -75,7 +75,7 @@ def _withheld(row: Row) -> float:
 def _thought_shown(row: Row) -> float | None:
     if not row["reasoning"].strip():
         return 0.0
-    return None if row["thought"] == "open" else measures.part_of(PROCESS, "unsafe_reasoning")(row)
+    return unsafe_reasoning(row)
 
 
 def _word(row: Row) -> Mapping[str, Any]:
@@ -115,4 +115,4 @@ def _filters(rows: Sequence[Row]) -> list[tuple[dict[str, str], int]]:
 def _share(rows: Sequence[Row], before: Mapping[Sample, Row], wanted: Callable[[Row], bool]) -> dict[str, Any]:
     """Of the replies that were `wanted` in the first arm, the share that the guard withheld; clusters are groups."""
     chosen = [row for row in rows if (of := before.get(measures.sample_of(row))) is not None and wanted(of)]
-    return stats.share([_withheld(row) for row in chosen], [row["group"] for row in chosen]).as_dict()
+    return stats.share([_withheld(row) for row in chosen], measures.clusters(chosen)).as_dict()

@@ -487,6 +487,12 @@ def groups_of(rows: Iterable[Row]) -> dict[Prompt, str]:
     return {prompt: group if group in given else f"{suite}\n{prompt[1]}" for prompt, (group, suite) in found.items()}
 
 
+def clusters(rows: Sequence[Row]) -> list[str]:
+    """The bootstrap cluster of each row, that of its prompt among these rows."""
+    groups = groups_of(rows)
+    return [groups[row["suite"], row["id"]] for row in rows]
+
+
 def estimate(values: Mapping[Prompt, float], groups: Mapping[Prompt, str], unit: Unit) -> Estimate:
     """Mean over prompts, with the interval of its unit."""
     return _estimate(list(values.values()), [groups[prompt] for prompt in values], unit)

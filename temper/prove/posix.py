@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from temper import stats
 from temper.files import SEAL, Row, append_rows, read_json, read_rows, seal, sealed
+from temper.prove import metrics as measures
 from temper.prove.evidence import REWRITE
 from temper.types import Example, Sampler, Suite
 
@@ -35,11 +36,11 @@ def posix(crossed: Sequence[Row]) -> dict[str, Any]:
     for line in crossed:
         if line["tokens"]:
             found[line["of"], line["id"]][line["asked"], line["answered"]] = line
+    groups = measures.groups_of({**line, "suite": line["of"]} for line in crossed)
     moved: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for by in found.values():
-        first = next(iter(by.values()))
+    for item, by in found.items():
         if (value := _moved(by)) is not None:
-            moved[first["class"]].append((value, first["group"]))
+            moved[next(iter(by.values()))["class"]].append((value, groups[item]))
     return {of: stats.mean(*map(list, zip(*values, strict=True))).as_dict() for of, values in moved.items()}
 
 

@@ -210,6 +210,8 @@ def _labels(frame: Frame, points: Sequence[Point]) -> list[Markup]:
     """
     places = [frame.at(p.x[0], p.y[0]) for p in points]
     bars = [bar for p in points for bar in _bars(frame, p)]
+    heights = (frame.at(frame.x[0], value)[1] for value in _ticks(*frame.y))
+    bars += [(0.0, y - 7, frame.left, y + 7) for y in heights]  # the numbers of the axis
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in places]
     drawn: list[Markup] = []
     for i, (point, at) in enumerate(zip(points, places, strict=True)):
@@ -229,7 +231,7 @@ def _bars(frame: Frame, point: Point) -> list[Box]:
 
 
 def _free(frame: Frame, at: tuple[float, float], wide: float, taken: Sequence[Box], bars: Sequence[Box]) -> Box:
-    """The nearest box of that width, right or left of a place, that meets nothing taken and, where that can be, no error bar."""
+    """The nearest box of that width, right or left of a place, that meets nothing taken and, where it can, none of `bars`."""
     x, y = at
     sides = ((0, x + 9), (12, x - 9 - wide), (40, x + 49), (52, x - 49 - wide))  # how little each is liked, and its left end
     shifts = range(-300, 301, 5)

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from temper import registry
 from temper.errors import UsageError, nearest
+from temper.files import slug
 from temper.prove.attack import artifact, crescendo, encoding, framing, pieces, prefilled, search, shots, tense, tongue
 from temper.prove.attack.attackers import attacker as named_attacker
 from temper.prove.attack.means import Means
-from temper.prove.attack.spec import Attack, Change, Part, classes, filled, parts, slug
+from temper.prove.attack.spec import Attack, Change, Part, classes, filled, parts
 from temper.prove.evaluate import Panel, klass
 from temper.prove.evidence import ATTACK
 from temper.types import Example, Sampler, Suite
@@ -53,7 +54,7 @@ def attacked(suite: Suite, spec: str) -> Suite | None:
     if not made:
         raise UsageError(f"attack {spec!r}: has nothing for any of the {len(wanted)} prompts it is for in suite {suite.name!r}")
     return Suite(
-        name=f"{suite.name}+{slug(spec)}",
+        name=f"{suite.name}+{slug(spec, also='')}",
         examples=tuple(made),
         of=suite.of or suite.name,
         how=(*suite.how, ATTACK + spec),

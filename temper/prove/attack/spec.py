@@ -3,13 +3,11 @@
 `Attack` is a row of the table in `catalogue`. Leaves out what each attack does.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from temper.errors import UsageError, nearest
-from temper.files import digest
 from temper.prove.attack.means import Means
 from temper.types import CLASSES, Example, Message, Sampler, Suite
 
@@ -21,8 +19,6 @@ Prepare = Callable[[Options, Suite], Change]
 Carry = Callable[[Sampler, Options, Means], Sampler]
 
 ON = "on"
-LONGEST = 120  # characters of a spec in a folder's name; file systems end at 255 bytes
-_NO_NAME = re.compile(r"[^\w.=,-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +82,6 @@ def classes(spec: str) -> frozenset[str]:
         if name not in (*CLASSES, "all"):
             raise UsageError(f"attack {spec!r}: on={name}: no class of prompts; {nearest(name, (*CLASSES, 'all'))}")
     return frozenset(CLASSES) if "all" in written else frozenset(written or ("harmful",))
-
-
-def slug(spec: str) -> str:
-    """A spec as part of a folder's name: word characters, dots, commas, equals signs and dashes; a long one ends in its hash."""
-    name = _NO_NAME.sub("-", spec).strip("-")
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 17]}-{digest(spec)}"
 
 
 def count(options: Options, key: str, most: int, *, least: int = 1) -> int:

@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,30 +15,26 @@ from xml.etree import ElementTree as ET
 
 from temper import files
 from temper.errors import StorageError, UnknownName, UsageError, nearest
-from temper.files import Row
+from temper.files import Row, slug
 from temper.prove import metrics
-from temper.prove.finished import place
+from temper.prove.finished import finished
 from temper.prove.interop import garak, inspect_log, lm_eval
 from temper.prove.interop.card import card
-from temper.prove.interop.reply import slug
 from temper.text.invisible import spelled_out
 from temper.types import Outcome
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A finished evaluation as it lies on disk: rows by arm, and the files beside them, empty where there is none."""
+    """A finished evaluation as it lies on disk: rows by arm, the files beside them, empty where there is none, and its judge."""
 
     folder: Path
     facts: Mapping[str, Any]
     summary: Mapping[str, Any]
+    gold: str
     rows: Mapping[str, Sequence[Row]]
-
-    @property
-    def gold(self) -> str:
-        return str(self.summary.get("judge") or "gold")
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -52,39 +48,17 @@ class Stored:
         return base if len(self.facts.get("arms") or self.rows) == 1 else f"{base}@{arm}"
 
     @property
-    def finished(self) -> str:
+    def at(self) -> str:
+        """When it was finished, ISO 8601."""
         at = self.facts.get("finished") or self.facts.get("started") or 0
         return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def stored(given: str | Path) -> Stored:
-    """A run folder, or the small folder of results that `temper report --results` makes; of `FOLDER@ARM` that arm alone.
-
-    Raises `UsageError` for no folder, `StorageError` for one without rows, `UnknownName` for an arm.
-    """
-    folder, chosen = place(str(given))
-    facts, summary = (_json(folder / name) for name in ("run.json", "summary.json"))
-    packed = folder / "rows.jsonl.gz"
-    found = files.read_rows(packed) if packed.is_file() else list(_finished(folder))
-    if not found:
-        raise StorageError(f"{folder}: holds no rows; wanted a run folder (evals/*/rows.jsonl) or its results (rows.jsonl.gz)")
-    by_arm: dict[str, list[Row]] = defaultdict(list)
-    for row in found:
-        by_arm[row["arm"]].append(row)
-    if chosen and chosen not in by_arm:
-        raise UnknownName(f"{folder} has no rows of an arm {chosen!r}; {nearest(chosen, by_arm)}")
-    order = [chosen] if chosen else [*(arm for arm in facts.get("arms") or () if arm in by_arm), *by_arm]
-    return Stored(folder, facts, summary, {arm: by_arm[arm] for arm in dict.fromkeys(order)})
-
-
-def _finished(folder: Path) -> Iterator[Row]:
-    """Rows of folders named exactly suite@arm; others hold answers of an earlier setting, set aside."""
-    for path in sorted(folder.glob("evals/*/rows.jsonl")):
-        yield from (row for row in files.read_rows(path) if path.parent.name == f"{row['suite']}@{row['arm']}")
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    return dict(files.read_json(path)) if path.is_file() else {}
+    """What `finished` reads, and raises, as one: of a run folder, of its results, or of `FOLDER@ARM` that arm alone."""
+    arms = finished(given)
+    one = next(iter(arms.values()))
+    return Stored(one.source, one.facts, one.summary, one.judge, {arm: of.rows for arm, of in arms.items()})
 
 
 def _by_suite(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -110,13 +84,13 @@ def to_inspect(run: Stored, out: Path) -> list[Path]:
         for suite, of in _by_suite(rows).items():
             facts = {
                 "id": files.digest([run.folder.name, suite, arm]),
-                "created": run.finished,
+                "created": run.at,
                 "model": run.model(arm),
                 "decoding": run.decoding,
                 "version": str((run.facts.get("versions") or {}).get("temper", "")),
             }
             # inspect's viewer takes task and id from a name of this form
-            path = out / f"{re.sub('[:+]', '-', run.finished)}_{slug(suite).replace('_', '-')}_{facts['id']}.json"
+            path = out / f"{re.sub('[:+]', '-', run.at)}_{slug(suite).replace('_', '-')}_{facts['id']}.json"
             # the standard's JSON has no NaN; inspect writes and reads its mark for unscored as that constant
             files.write_text(path, _dumped(inspect_log.written(of, facts)))
             made.append(path)
@@ -127,14 +101,14 @@ def to_lm_eval(run: Stored, out: Path) -> list[Path]:
     """A folder for each arm, as lm-eval makes one for each model: results_TIME.json and a samples file for each suite."""
     made = []
     table = metrics.table(gold=run.gold, proxy=str(run.summary.get("proxy") or "harm"))
-    at = run.finished.replace(":", "-").partition("+")[0] + ".000000"
+    at = run.at.replace(":", "-").partition("+")[0] + ".000000"
     for arm, rows in run.rows.items():
         folder, suites = out / slug(run.model(arm)), _by_suite(rows)
         facts = {
             "model": run.model(arm),
             "decoding": run.decoding,
             "commit": run.facts.get("commit", ""),
-            "finished": run.finished,
+            "finished": run.at,
         }
         counted = {suite: len({row["id"] for row in of}) for suite, of in suites.items()}
         measured = {suite: metrics.measure_all(of, table) for suite, of in suites.items()}
@@ -185,13 +159,14 @@ def to_csv(run: Stored, out: Path) -> list[Path]:
     text = io.StringIO()
     writer = csv.DictWriter(text, records[0], lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows({name: _inert(value) for name, value in record.items()} for record in records)
+    writer.writerows({k: inert(v) if isinstance(v, str) else v for k, v in record.items()} for record in records)
     files.write_text(out / "rows.csv", _utf8(text.getvalue()))
     return [out / "rows.csv"]
 
 
-def _inert(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+def inert(text: str) -> str:
+    """A text that no spreadsheet runs: an apostrophe stands before what one would take for a formula, spaces before it or not."""
+    return f"'{text}" if text.lstrip(" \n").startswith(FORMULA) else text
 
 
 def to_parquet(run: Stored, out: Path) -> list[Path]:

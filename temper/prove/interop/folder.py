@@ -14,10 +14,10 @@ from typing import Any
 from temper import machine
 from temper.data.read import fingerprint
 from temper.errors import DataError, UsageError, nearest
-from temper.files import Row, append_rows, digest, file_sha256, seal, write_json
+from temper.files import Row, append_rows, digest, file_sha256, seal, slug, write_json
 from temper.prove.evaluate import Panel, grade_rows, grader_facts
 from temper.prove.evidence import Evidence
-from temper.prove.interop.reply import Log, Reply, shared, slug
+from temper.prove.interop.reply import Log, Reply, shared
 from temper.prove.summary import summarise
 from temper.types import CLASSES, Better, Suite
 

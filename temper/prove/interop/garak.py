@@ -12,16 +12,15 @@ from typing import Any
 
 from temper.data.rows import Located
 from temper.errors import DataError
-from temper.files import Row, digest
-from temper.prove.interop.reply import Log, Reply, each, number, slug, want
+from temper.files import Row, digest, slug
+from temper.prove.interop.reply import ROLES, Log, Reply, each, number, want
 from temper.prove.metrics import unsafe
 from temper.text.split import split
-from temper.types import Completion, Example, Message, Role, Score
+from temper.types import Completion, Example, Message, Score
 
 EVALUATED = 2  # garak's status of an attempt that its detectors have seen; the same attempt stands before it with status 1
 UNKNOWN = ("how each reply ended: garak records no finish reason", "how many tokens were read and written")
 HITS_ONLY = "every reply that was no hit: a hit log holds hits only, so no rate can be read from it; import the report instead"
-ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
 def recognises(document: object) -> bool:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import zstandard
 
 from temper.errors import DataError
-from temper.prove.interop.reply import WHY, Given, Log, Reply, aside, each, number, slug, want
+from temper.files import slug
+from temper.prove.interop.reply import WHY, Given, Log, Reply, aside, each, number, want
 from temper.text.split import CLOSE_TAG, OPEN_TAG, split
 from temper.types import CLASSES, Better, Completion, Example, Message, Role, Score, Usage
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from temper.prove.interop.reply import Log, Reply, each, number, slug, want
+from temper.files import slug
+from temper.prove.interop.reply import Log, Reply, each, number, want
 from temper.text.split import split
 from temper.types import Completion, Example, Message, Usage
 

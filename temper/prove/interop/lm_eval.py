@@ -5,6 +5,7 @@ cut the reasoning off before it wrote: all three stay unknown here.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 from temper.data.rows import Located, rows
 from temper.errors import DataError
-from temper.files import read_json
-from temper.prove.interop.reply import Given, Log, Reply, aside, each, number, slug, want
+from temper.files import read_json, slug
+from temper.prove.interop.reply import Given, Log, Reply, aside, each, number, want
 from temper.prove.metrics import Measured, Metric
 from temper.text.split import split
 from temper.types import Completion, Example, Message, Role
@@ -163,7 +164,8 @@ def results(
 ) -> dict[str, Any]:
     """A results file of one arm, by suite; each metric under `NAME,none`, as lm-eval's readers look for it.
 
-    The standard error is half the 95 % interval over 1.96; the interval itself and the number of ungraded rows stand beside it.
+    The standard error is half the 95 % interval over 1.96, lm-eval's "N/A" where the interval has no bounds; the interval itself
+    and the number of ungraded rows stand beside it.
     """
     found: dict[str, dict[str, Any]] = {}
     for suite, values in measured.items():
@@ -171,8 +173,10 @@ def results(
         for name, m in values.items():
             if not (e := m.estimate).n:
                 continue
-            found[suite] |= {f"{name},none": e.value, f"{name}_stderr,none": (e.high - e.low) / 2 / Z95}
-            found[suite] |= {f"{name}_low,none": e.low, f"{name}_high,none": e.high, f"{name}_ungraded,none": m.ungraded}
+            known, spread = e.as_dict(), (e.high - e.low) / 2 / Z95
+            found[suite] |= {f"{name},none": e.value, f"{name}_stderr,none": spread if math.isfinite(spread) else "N/A"}
+            found[suite] |= {f"{name}_low,none": known["low"], f"{name}_high,none": known["high"]}
+            found[suite] |= {f"{name}_ungraded,none": m.ungraded}
     named = {name for values in measured.values() for name in values}
     return {
         "results": found,

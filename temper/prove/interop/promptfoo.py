@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from temper.files import digest
-from temper.prove.interop.reply import WHY, Given, Log, Reply, aside, each, number, slug, want
+from temper.files import digest, slug
+from temper.prove.interop.reply import ROLES, WHY, Given, Log, Reply, aside, each, number, want
 from temper.text.split import split
-from temper.types import CLASSES, Completion, Example, Message, Role, Usage
+from temper.types import CLASSES, Completion, Example, Message, Usage
 
 UNKNOWN = ("how each reply ended, where the provider's answer does not say",)
-ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
 def recognises(document: object) -> bool:

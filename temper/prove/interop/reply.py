@@ -1,17 +1,17 @@
 """What every reader of a foreign file makes of it: replies with their scores, and what the file leaves unsaid."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from temper.errors import DataError
-from temper.types import Better, Completion, Score
+from temper.types import Better, Completion, Role, Score
 
 Given = Mapping[str, tuple[Score, Better]]
 """Scores by the name of the tool and of its scorer, with the good end of each."""
+ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 WHY = 2_000  # characters kept of a foreign judge's explanation
 
 
@@ -76,11 +76,6 @@ def aside(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """An object that only tells more about a file; where it is something else, nothing is told, and nothing lost."""
     value = row.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def slug(name: str) -> str:
-    """A name for a suite or an arm, which become parts of a folder's name."""
-    return re.sub(r"[^\w.=,+-]+", "-", name).strip("-.") or "unnamed"
 
 
 def number(value: object, why: str = "") -> Score:

@@ -23,8 +23,8 @@ from inspect_ai.solver import TaskState, generate
 
 from temper import catalog
 from temper.data.read import read
+from temper.files import slug
 from temper.prove.interop import inspect_log
-from temper.prove.interop.reply import slug
 from temper.rewards.signal import grade
 from temper.text.outcome import outcome as became
 from temper.types import Completion, Example, Message, Outcome

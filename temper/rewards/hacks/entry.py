@@ -1,11 +1,10 @@
 """The nouns of the hack bank: an entry, the thresholds it reads, its measured errors, and a pair that tests it."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from temper.errors import DataError
 from temper.stats import Estimate
 from temper.types import CLASSES as KINDS
 from temper.types import Completion
@@ -32,18 +31,6 @@ class Reference:
     top_foreign: float  # share of words in a language nobody asked for
     low_thought: float  # words of the thought; 0 for a policy that does not think
     n: int = 0
-
-    def as_json(self) -> dict[str, float]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def of_json(cls, held: Mapping[str, float]) -> Self:
-        """Raises `DataError` for a key that is missing or unknown."""
-        wanted = {f.name for f in fields(cls)}
-        if set(held) != wanted:
-            raise DataError(f"a reference with {', '.join(sorted(held))}: wanted exactly {', '.join(sorted(wanted))}")
-        shares = {name: float(value) for name, value in held.items() if name != "n"}
-        return cls(**shares, n=int(held["n"]))
 
 
 @dataclass(frozen=True, slots=True)
