@@ -330,7 +330,7 @@ def matrix(items: Sequence[tuple[Read, int]]) -> Any:
 
 def fit(items: Sequence[Read], *, ridge: float = RIDGE, power: float = 0.5) -> tuple[npt.NDArray[np.float32], float]:
     """Ridge logistic regression over windows. The first round reads the largest window of each text, the others the worst windows
-    of the model before, of an attack one and of other texts three, and some at random."""
+    of the model before, of an attack one and of other texts two, and one at random."""
     rng = np.random.default_rng(SEED)
     chosen = [(item, _first(item, rng)) for item in items]
     weights, bias = np.zeros(1 << grams.BITS, dtype=np.float32), 0.0
