@@ -1,6 +1,6 @@
 """How often the filters fire on rows that people called benign or safe, and what a call costs: the figures of docs/policy.md.
 
-    python tools/filter_rates.py DATA [harm|risk|language|lint|speed ...] [--rows 400]
+    python tools/filter_rates.py DATA [harm|risk|language|lint|injection|speed ...] [--rows 400]
 
 DATA is a folder with `prompts`, `responses`, `sft`, `reasoning` and `langtext` as .jsonl.gz; only rows of the split `dev` are
 read.
@@ -16,7 +16,7 @@ import re
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,79 @@ def speed(data: Path, most: int) -> None:
         )
 
 
-KINDS = {"harm": harm, "risk": risk, "language": language, "lint": lint, "speed": speed}
+def injection(data: Path, most: int) -> None:
+    """The filter `injection`: its signs alone, its learnt rule alone, and both, as a user's text and as a tool's."""
+    import train_injection as made  # lies beside this file
+
+    from temper.serve.filters.injection import Injection
+
+    judge = Injection()
+
+    def line(what: str, source: str, texts: list[str], role: str) -> None:
+        found = [{f.rule.startswith("learnt") for f in judge(View(Channel.INPUT, text, turn(""), role=role))} for text in texts]
+        signs, learnt = sum(False in f for f in found), sum(True in f for f in found)
+        told(what, source, sum(map(bool, found)), len(texts), f"signs {signs}, learnt {learnt}")
+
+    def lines(what: str, cases: Iterable[Any], role: str) -> list[str]:
+        cases = list(cases)
+        for source, held in made.by_source(cases).items():
+            line(what, source, [c.text for c in made.few(held, most)], role)
+        return [c.text for c in cases]
+
+    lines("attack", made.attacks(data, "dev"), "user")
+    documents = [c for held in made.by_source(made.documents(data, "dev")).values() for c in made.few(held, most)]
+    indirect = [c for c in made.attacks(data, "dev") if c.source in ("bipia", "cyberseceval_injection indirect")]
+    put_in = made.poisoned([c for c in documents if len(c.text) > 80], made.instructions(data, "dev"), 200, "dev")
+    lines("attack, from a tool", [*indirect, *put_in], "tool")
+    lines("ordinary", made.asked(data, "dev"), "user")
+    for role in ("user", "tool"):
+        lines(f"document, from a {role}", documents, role)
+        for source, files in PAPERS.items():
+            read = [f.read_text(encoding="utf-8")[:8000] for f in sorted(Path(__file__).parents[1].glob(files))[:most]]
+            line(f"document, from a {role}", source, read, role)
+    for suite in ("benign", "over-refusal", "context", "reasoning", "multi-turn"):
+        held = (Path(__file__).parents[1] / "temper/data/suites" / f"{suite}.jsonl").read_text(encoding="utf-8").splitlines()
+        asked = [row["prompt"] for row in map(json.loads, held) if row["class"] != "harmful"]
+        line("suite", suite, [p if isinstance(p, str) else _said({"messages": p}, "user") for p in asked], "user")
+    evaded(made, data, judge, most)
+
+
+PAPERS = {"temper: pages": "docs/**/*.md", "temper: code": "temper/**/*.py"}
+"""Long texts that nothing was trained on; the pages talk about injection, and both tell people what to run."""
+
+
+def evaded(made: Any, data: Path, judge: Any, most: int) -> None:
+    """Attacks of dev that were found, disguised."""
+    import base64
+    import random
+
+    def gaps(text: str) -> str:
+        rng = random.Random(text)
+        return "".join(c for c in text if rng.random() > 0.1)
+
+    def found(text: str) -> bool:
+        return bool(judge(View(Channel.INPUT, text, turn(""))))
+
+    known = ("inthewild_jailbreaks", "jbb_artifacts", "cyberseceval_injection direct")
+    caught = [c.text for c in made.attacks(data, "dev") if c.source in known and c.text.isascii() and found(c.text)][:most]
+    leet = str.maketrans("oieast", "013457")
+    pages = [c.text for c in made.documents(data, "dev") if c.source == "xquad" and c.text.isascii()]
+    disguises: dict[str, Callable[[str], str]] = {
+        "capitals": str.upper,
+        "zero width": "\u200b".join,
+        "full width": lambda t: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in t),
+        "digits for letters": lambda t: t.translate(leet),
+        "letters apart": " ".join,
+        "base64": lambda t: base64.b64encode(t.encode()).decode(),
+        "reversed": lambda t: t[::-1],
+        "one letter of ten dropped": gaps,
+        "inside a long text": lambda t: "\n".join([*pages[:4], t, *pages[4:8]]),
+    }
+    for name, dress in disguises.items():
+        told("found, then disguised", name, sum(found(dress(text)) for text in caught), len(caught))
+
+
+KINDS = {"injection": injection, "harm": harm, "risk": risk, "language": language, "lint": lint, "speed": speed}
 
 if __name__ == "__main__":
     main()

@@ -262,7 +262,8 @@ class Exchange:
         guard, asked = self.guard, self.asked
         heard: list[Verdict] = []
         for holder, key in asked.pieces:
-            verdict = await guard.judge(View(Channel.INPUT, holder[key], self.turn), pool=self.gateway.pool)
+            view = View(Channel.INPUT, holder[key], self.turn, role=_role(holder))
+            verdict = await guard.judge(view, pool=self.gateway.pool)
             if _redacts(verdict) and verdict.action is not Action.BLOCK:  # a person may let through what is held
                 self._keep_original()
                 holder[key] = redacted(holder[key], verdict.findings)
@@ -273,7 +274,7 @@ class Exchange:
         located = len(heard)
         if asked.rest:
             text = "\n".join(asked.rest)
-            verdict = await guard.judge(View(Channel.INPUT, text, self.turn), pool=self.gateway.pool)
+            verdict = await guard.judge(View(Channel.INPUT, text, self.turn, role="system"), pool=self.gateway.pool)
             # names and schemas cannot be rewritten in part, so what would be redacted there is refused
             heard.append(replace(verdict, action=Action.BLOCK) if _redacts(verdict) else verdict)
         gated = agentic.gate(self.turn, asked.model, self.policy.agentic)
@@ -924,6 +925,11 @@ def finding_row(channel: Channel, finding: Finding, choice: int = 0, call: int |
 
 def _redacts(verdict: Verdict) -> bool:
     return any(f.action is Action.REDACT and not f.shadow for f in verdict.findings)
+
+
+def _role(holder: object) -> str:
+    """Who said a text: a message's role, the assistant for the arguments of its calls, the user for a bare prompt."""
+    return str(holder.get("role", "assistant")) if isinstance(holder, Mapping) else "user"
 
 
 def _place(body: Mapping[str, Any], holder: object, key: object) -> dict[str, int]:

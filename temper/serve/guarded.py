@@ -76,7 +76,7 @@ class _Heard:
 def _heard(guard: Guard, example: Example) -> _Heard:
     """Every message that the model would read, as the gateway scans them."""
     turn = turn_of(guard.policy, example)
-    verdicts = tuple(guard.scan(View(Channel.INPUT, m.content, turn)) for m in example.messages)
+    verdicts = tuple(guard.scan(View(Channel.INPUT, m.content, turn, role=m.role)) for m in example.messages)
     return _Heard(max((v.action for v in verdicts), default=Action.ALLOW), verdicts)
 
 

@@ -67,7 +67,8 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class View:
     """The text of one channel so far. `fresh` is where the part begins that no earlier view had (0: all of it is new);
-    `final` says that no more will come; `choice` numbers the answers of one request.
+    `final` says that no more will come; `choice` numbers the answers of one request. `role` is who said a text of the input: what
+    a tool brought is no order of anybody's.
     """
 
     channel: Channel
@@ -76,6 +77,7 @@ class View:
     fresh: int = 0
     final: bool = True
     choice: int = 0
+    role: str = "user"
 
 
 @dataclass(frozen=True, slots=True)
