@@ -19,6 +19,8 @@ from temper.types import Grader, Named
 
 if TYPE_CHECKING:
     from temper.graders.harm import Reader
+    from temper.models.encoder import Encoder
+    from temper.models.sieve import Sieve
 
 CALIBRATED = "calibrated:"
 ENSEMBLES = tuple(f"{how}(" for how in get_args(How))
@@ -27,6 +29,10 @@ CARDS = {
     "request-harm": ("temper.graders", "data/request-harm"),
     "gold": ("temper.models", "data/gold"),
 }
+
+
+SIEVED = {"harm": "unsafe", "request-harm": "request"}
+"""Graders for which a sieve was fitted, and the encoder's head that decides them."""
 
 
 def harm() -> Grader:
@@ -44,10 +50,28 @@ def request_harm() -> Grader:
 
 
 @functools.cache
-def _english() -> "Reader":
+def _english() -> "Encoder":
     from temper.models.encoder import load_encoder
 
     return load_encoder(_package("temper.graders") / "data" / "harm")
+
+
+def sieved(name: str, threshold: float | None) -> Grader:
+    """`harm` or `request-harm` for one threshold (None: its own): the encoder is spared the windows that a sieve calls clear."""
+    from temper.graders.harm import Harm
+    from temper.graders.request import RequestHarm
+    from temper.models.sieve import sieved
+
+    encoder, head = _english(), SIEVED[name]
+    english = sieved(encoder, _sieve(), head, encoder.thresholds[head] if threshold is None else threshold)
+    return Harm((english, _chinese())) if head == "unsafe" else RequestHarm((english, _chinese()))
+
+
+@functools.cache
+def _sieve() -> "Sieve":
+    from temper.models.sieve import load_sieve
+
+    return load_sieve(_package("temper.graders") / "data" / "harm", _english())
 
 
 @functools.cache

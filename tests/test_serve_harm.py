@@ -3,8 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -34,7 +34,7 @@ class Heard:
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
     grader = Heard()
-    monkeypatch.setattr(harm, "_loaded", {"harm": grader, "request-harm": grader})
+    monkeypatch.setattr(harm, "_grader", lambda spec, sieve, threshold: grader)
     yield grader
 
 
@@ -87,7 +87,7 @@ def test_a_grader_whose_high_end_is_good_is_turned_round(monkeypatch: pytest.Mon
     def safety(completions: Sequence[Completion], /) -> list[Score]:
         return [Score(0.1, "", {"threshold": 0.3}) for _ in completions]
 
-    monkeypatch.setattr(harm, "_loaded", {"mine": safety})
+    monkeypatch.setattr(harm, "_loaded", {("mine", True, None): safety})
     (found,) = judged("text", Harm(grader="mine"))
     assert found.score == pytest.approx(0.9)
     assert "decided at 0.70" in found.why
@@ -150,8 +150,42 @@ def test_nothing_is_loaded_before_the_first_call() -> None:
     assert told.stdout.strip() == "set()"
 
 
-def test_the_network_is_loaded_once_for_all_filters() -> None:
-    Harm()(View(Channel.CONTENT, "Trains run.", TURN))
-    first = harm._loaded["harm"]
+def test_the_networks_are_loaded_once_for_all_filters() -> None:
+    at_own, at_other = (harm._grader("harm", True, threshold) for threshold in (None, 0.9))
     Harm(threshold=0.9)(View(Channel.CONTENT, "Trains run.", Turn("other", TURN.example)))
-    assert harm._loaded["harm"] is first
+    assert harm._grader("harm", True, 0.9) is at_other
+    inner, outer = at_own.readers[0].session, at_other.readers[0].session  # type: ignore[attr-defined]
+    assert (inner.session, inner.sieve.session) == (outer.session, outer.sieve.session)
+
+
+def test_what_is_found_with_the_sieve_is_what_the_encoder_finds() -> None:
+    planted = Harm().canary(Channel.CONTENT).text
+    padding = "The weather was fine and we walked along the river with the dog. " * 40
+    for text in (planted, f"{padding}{planted * 6}"):
+        with_sieve, without = (judged(text, Harm(threshold=0.9, sieve=sieve)) for sieve in (True, False))
+        assert [(f.rule, f.category, f.score) for f in with_sieve] == [
+            (f.rule, f.category, pytest.approx(f.score, abs=1e-4)) for f in without
+        ]
+        assert len(without) == 1
+
+
+@pytest.mark.parametrize(("sieve", "read"), [(True, 0), (False, 3)])
+def test_the_sieve_spares_the_encoder_plain_text_and_can_be_turned_off(
+    monkeypatch: pytest.MonkeyPatch, sieve: bool, read: int
+) -> None:
+    shown: list[int] = []
+    grader: Any = harm._grader("harm", sieve, 0.9)
+    english = grader.readers[0]
+    inner = english.session.session if sieve else english.session
+
+    class Watched:
+        def run(self, names: list[str], given: dict[str, Any]) -> Any:
+            shown.extend(given["attention_mask"].sum(axis=1))
+            return inner.run(names, given)
+
+    session = replace(english.session, session=Watched()) if sieve else Watched()
+    watched = replace(grader, readers=(replace(english, session=session), *grader.readers[1:]))
+    monkeypatch.setitem(harm._loaded, ("harm", sieve, 0.9), watched)
+    text = "Bake the bread for forty minutes, let it cool on a rack, and slice it only when it is cold. " * 24
+    assert judged(text, Harm(threshold=0.9, sieve=sieve)) == []
+    assert len(shown) == read

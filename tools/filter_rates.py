@@ -12,11 +12,11 @@ import argparse
 import gzip
 import hashlib
 import json
+import random
 import re
-import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,30 +175,63 @@ def lint(data: Path, most: int) -> None:
 
 
 def speed(data: Path, most: int) -> None:
-    """Milliseconds of a harm call in this thread, by tokens of the stretch; run it on one core with one thread."""
+    """CPU milliseconds of a harm call, by tokens of the stretch and by traffic, with the sieve and without; use one thread.
+
+    A stretch is what answers of one kind on end hold from a random place on, judged as an answer to the first one's request.
+    """
     from temper.catalog import _english
     from temper.serve.filters.harm import Harm
 
-    judge = Harm()
-    texts = [_said(r, "assistant") for held in rows(data, "sft", most, lambda r: r["language"] == "en").values() for r in held]
-    words = " ".join(texts).split()
-    tokenizer = _english().tokenizer  # type: ignore[attr-defined]
-    asked = turn("How do I plan a week of meals for two people?")
-    judge(View(Channel.CONTENT, "Warm.", asked))
-    for size in (64, 128, 256, 512):
-        took = []
-        for at in range(0, 200 * 97, 97):
-            text = " ".join(words[at % (len(words) - size) :][:size])
-            ids = tokenizer.encode(text, add_special_tokens=False)
-            text = text[: ids.offsets[size - 1][1]]
-            begun = time.perf_counter()
-            judge(View(Channel.CONTENT, text, asked))
-            took.append((time.perf_counter() - begun) * 1000)
-        took.sort()
-        print(
-            f"{size} tokens: p50 {statistics.median(took):.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms, n {len(took)}",
-            flush=True,
-        )
+    tokenizer, rng = _english().tokenizer, random.Random(0)
+    helpful = [r for held in rows(data, "sft", most, lambda r: _is(r, "helpful")).values() for r in held]
+    thoughts = [r for held in rows(data, "sft", most, lambda r: _is(r, "safety_reasoning")).values() for r in held]
+    unsafe = [
+        r
+        for held in rows(data, "responses", most, lambda r: (r["label"], r["language"]) == ("unsafe", "en")).values()
+        for r in held
+    ]
+    traffic = {
+        "helpful answers": [(_said(r, "user"), _said(r, "assistant")) for r in helpful],
+        "thoughts about harm": [(_said(r, "user"), _thought(r)) for r in thoughts],
+        "unsafe answers": [(r["prompt"], r["response"]) for r in unsafe],
+    }
+    alone, both = {"0.9": Harm(threshold=0.9)}, {"0.9": Harm(threshold=0.9), "0.9, no sieve": Harm(threshold=0.9, sieve=False)}
+    spent("helpful answers, not in turns", alone, [_stretch(tokenizer, rng, traffic["helpful answers"], 512) for _ in range(101)])
+    for what, pairs in traffic.items():
+        # the rest of the time is spent on what most of a gateway's traffic is
+        often = what == "helpful answers"
+        for size, n in ((512, 101 if often else 31), *(((64, 31), (128, 31), (256, 31)) if often else ())):
+            spent(f"{what}, {size} tokens", both, [_stretch(tokenizer, rng, pairs, size) for _ in range(n)])
+
+
+def spent(what: str, judges: Mapping[str, Any], cut: Sequence[tuple[str, str]]) -> None:
+    for at, took in timed(judges, cut).items():
+        told_of = " ".join(f"p{q} {took[len(took) * q // 100]:.1f}" for q in (50, 90, 99))
+        print(f"{what}, at {at}: {told_of} ms of CPU, n {len(took)}", flush=True)
+
+
+def _is(row: Row, tag: str) -> bool:
+    return (row["tag"], row["language"]) == (tag, "en")
+
+
+def _stretch(tokenizer: Any, rng: random.Random, pairs: Sequence[tuple[str, str]], size: int) -> tuple[str, str]:
+    """A request, and so many tokens of its answer and as many other answers as it takes."""
+    drawn = rng.sample(pairs, 60)
+    text = " ".join(" ".join(answer for _, answer in drawn).split(" ")[rng.randrange(100) :])
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return drawn[0][0], text[: ids.offsets[size - 1][1]]
+
+
+def timed(judges: Mapping[str, Any], cut: Sequence[tuple[str, str]]) -> dict[str, list[float]]:
+    """Sorted CPU milliseconds of each judge, taking turns on the same texts."""
+    took: dict[str, list[float]] = {name: [] for name in judges}
+    for prompt, text in cut:
+        for name, judge in judges.items():
+            view = View(Channel.CONTENT, text, turn(prompt))
+            begun = time.process_time()
+            judge(view)
+            took[name].append((time.process_time() - begun) * 1000)
+    return {name: sorted(each[1:]) for name, each in took.items()}
 
 
 def injection(data: Path, most: int) -> None:

@@ -2,8 +2,9 @@
 
 Input is judged by `request-harm`, everything a model writes by `harm` with the request before it (graders.harm, graders.request),
 or by whatever grader the policy names. A stream is judged by stretches: what is new, and some 100 words before it, so that a
-call costs the same at the end of a long answer as at its beginning. Leaves out the networks, which are loaded at the first call
-and shared by the process.
+call costs the same at the end of a long answer as at its beginning. Of the shipped graders the encoder reads only what a sieve
+(models.sieve) does not call clear, so whatever is found is found by the encoder. Leaves out the networks, which are loaded at
+the first call and shared by the process.
 """
 
 import threading
@@ -29,7 +30,7 @@ NO_THRESHOLD = 0.5
 """The decision point of a grader that brings none and is given none."""
 
 _lock = threading.Lock()
-_loaded: dict[str, Grader] = {}
+_loaded: dict[tuple[str, bool, float | None], Grader] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Harm:
     `threshold` is for what a model writes, `request_threshold` for input; None takes the decision point that the grader ships
     with. `uncovered` is what becomes of text in a language or code the grader was not validated in: not known is not safe, and
     "allow" writes a finding down. Text longer than `most_characters` is not judged and counts as harmful. `grader` and `request`
-    are graders by name. Raises `PolicyError` for a threshold outside (0, 0.99] or a length below 1000.
+    are graders by name. With `sieve` off the encoder reads every window. Raises `PolicyError` for a threshold outside (0, 0.99]
+    or a length below 1000.
     """
 
     name: ClassVar[str] = "harm"
@@ -55,6 +57,7 @@ class Harm:
     most_characters: int = 100_000
     grader: str = "harm"
     request: str = "request-harm"
+    sieve: bool = True
 
     def __post_init__(self) -> None:
         for field, given in (("threshold", self.threshold), ("request_threshold", self.request_threshold)):
@@ -75,7 +78,8 @@ class Harm:
             return (Finding(self.name, "too-long", "harm", start=start, end=end, why=why),)
         asks = view.channel is Channel.INPUT
         completion = _request(stretch) if asks else _answer(view.turn.example.prompt, stretch)
-        grade = _grader(self.request if asks else self.grader)
+        spec, given = (self.request, self.request_threshold) if asks else (self.grader, self.threshold)
+        grade = _grader(spec, self.sieve, given)
         score = grade([completion])[0]
         return self._findings(score, getattr(grade, "better", "high") == "low", asks, start, end)
 
@@ -130,11 +134,12 @@ def _hazard(parts: Mapping[str, float | None]) -> str:
     return NAMES.get(code, code)
 
 
-def _grader(spec: str) -> Grader:
-    """The grader of a name, loaded once per process, whichever thread asks first."""
+def _grader(spec: str, sieve: bool, threshold: float | None) -> Grader:
+    """The grader of a name, with its sieve if it has one, made once per process and threshold, whichever thread asks first."""
+    key = (spec, sieve, threshold)
     with _lock:
-        if spec not in _loaded:
+        if key not in _loaded:
             from temper import catalog
 
-            _loaded[spec] = catalog.grader(spec).grade
-        return _loaded[spec]
+            _loaded[key] = catalog.sieved(spec, threshold) if sieve and spec in catalog.SIEVED else catalog.grader(spec).grade
+        return _loaded[key]
