@@ -505,7 +505,7 @@ def test_one_prompt_that_a_host_s_moderation_forbids_is_an_error_and_a_forbidden
 
 
 def test_a_reply_of_any_length_is_read_only_so_far(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("temper.samplers.remote._LARGEST", 10_000)
+    monkeypatch.setattr("temper.samplers.link.LARGEST", 10_000)
     stub.script = lambda body, count: (200, {}, said("Yes. " * (10_000 if count == 1 else 1)))
     assert stub.sampler()([OTHER])[0][0].answer.strip() == "Yes."
     assert len(stub.requests) == 2
