@@ -12,8 +12,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import ClassVar, NamedTuple, TypeVar
@@ -132,8 +133,14 @@ class _Endpoint:
             return
         raise failure
 
-    async def ask(self, link: Link, body: Mapping[str, object], given_up: Callable[[], bool] = lambda: False) -> _Received:
-        """One reply, after as many tries as it takes or is allowed; `given_up` ends the trying early."""
+    async def ask(
+        self,
+        link: Link,
+        body: Mapping[str, object],
+        given_up: Callable[[], bool] = lambda: False,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> _Received:
+        """One reply, after as many tries as it takes or is allowed; `given_up` ends the trying early, and perhaps a `pause`."""
         content = dumps(body).encode()  # unlike httpx's own encoding, this one survives half a surrogate pair
         for tried in range(self.retries + 1):
             found, wait = await self._once(link, content, tried)
@@ -141,7 +148,7 @@ class _Endpoint:
                 return _Received(found, tried)
             if tried == self.retries or given_up() or found.status not in _MAY_PASS:
                 raise found
-            await asyncio.sleep(wait + self._pause(tried))
+            await pause(wait + self._pause(tried))
         raise AssertionError("the last try returns or raises")
 
     async def _once(self, link: Link, content: bytes, tried: int) -> "tuple[Reply | _HttpError, float]":
@@ -215,8 +222,8 @@ class Remote:
 
     A request that comes to nothing after every try becomes a completion that finished by `error` and says why, and the others go
     on. `ModelError`, with URL, status and a hint, is raised only where asking on is vain: the address or the key is wrong, no
-    request was ever answered, or as many in a row as are under way (at least 5) came to nothing. The failures of such an outage
-    are no completions, so that they are asked again.
+    request was ever answered, or as many in a row as are under way (at least 5) came to nothing; what the server still answers of
+    those under way comes first. The failures of such an outage are no completions, so that they are asked again.
     """
 
     url: str
@@ -309,7 +316,8 @@ class _Asking:
     """One stream of a `Remote`: what is under way, and the failures that may yet turn out to be the server's.
 
     `shared` is the time that passed so far, each moment of it divided by the requests then under way: what one of them took of
-    the whole is the difference between its end and its beginning.
+    the whole is the difference between its end and its beginning. `vain` is why asking on is; then `over` is set, nothing more is
+    asked, and what is under way is waited for: its answers are paid for.
     """
 
     remote: Remote
@@ -319,18 +327,23 @@ class _Asking:
     changed: float = 0.0
     shared: float = 0.0
     doubtful: list[_Answer] = field(default_factory=list)
+    vain: ModelError | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def all(self, asked: Sequence[tuple[Example, int]]) -> None:
         async def one(link: Link, index: int) -> None:
-            await self._one(link, index, *asked[index])
+            if self.vain is None:
+                await self._one(link, index, *asked[index])
 
         await self.server.spread(len(asked), one)
         await self._settle()
+        if self.vain is not None:
+            raise self.vain
 
     async def _one(self, link: Link, index: int, example: Example, sample: int) -> None:
         began = self._under_way(1)
         try:
-            received = await self.server.ask(link, self.remote._body(example, sample), self.remote.breaker.is_open)
+            received = await self.server.ask(link, self.remote._body(example, sample), self._given_up, self._pause)
         except _HttpError as error:
             await self._failed(index, example, error)
             return
@@ -340,6 +353,18 @@ class _Asking:
         self.remote.answered.set()
         await self._settle()
         await self.put((index, self.remote._completion(example, received.reply, seconds)))
+
+    def _given_up(self) -> bool:
+        return self.vain is not None or self.remote.breaker.is_open()
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the time has passed, or asking is over."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.over.wait(), seconds)
+
+    def _end(self, why: ModelError) -> None:
+        self.vain = self.vain or why
+        self.over.set()
 
     def _under_way(self, change: int) -> float:
         now = time.perf_counter()
@@ -351,7 +376,8 @@ class _Asking:
         """One request came to nothing: by itself, or with all others because the server is down."""
         breaker, failed = self.remote.breaker, Completion(example, "", finish="error", error=str(error))
         if error.status in _HOPELESS and not (error.status == _FLAGGED and self.remote.answered.is_set()):
-            raise error
+            self._end(error)
+            return
         if self.remote.answered.is_set() and error.status not in {*_MAY_PASS, _FLAGGED}:
             breaker.succeeded()
             await self.put((index, failed))
@@ -359,10 +385,12 @@ class _Asking:
         breaker.failed(str(error))
         self.doubtful.append((index, failed))
         if breaker.is_open():
-            raise ModelError(f"{error}; {len(self.doubtful)} requests in a row came to nothing, and asking ended there")
+            self._end(ModelError(f"{error}; {len(self.doubtful)} requests in a row came to nothing, and asking ended there"))
 
     async def _settle(self) -> None:
         """Failures from before an answer were those of their requests; where no answer ever came, the server's."""
+        if self.vain is not None:
+            return
         if self.doubtful and not self.remote.answered.is_set():
             raise ModelError(self.doubtful[-1][1].error)
         failed, self.doubtful = self.doubtful, []
