@@ -28,12 +28,15 @@ Row = dict[str, Any]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False)
+
+
 def dumps(value: object) -> str:
     """Canonical JSON: sorted keys, no spaces, NaN refused; equal values give equal bytes.
 
     A text with half a surrogate pair (a broken endpoint sends one) is written in escapes, since UTF-8 cannot hold it.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _CANONICAL.encode(value)
     if text.isascii() or not _SURROGATE.search(text):
         return text
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -126,21 +129,25 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     """All rows of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file; a torn tail is left out, damage before it raises."""
+    return list(iter_rows(path))
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    """The same rows one by one, of the file as it is when the first is taken: for who works on a few of many at a time."""
     if not path.exists():
-        return []
+        return
     lines = _text(path).split("\n")
     whole, tail = lines[:-1], lines[-1]
     if tail and (path.suffix == ".gz" or _is_row(tail)):
         whole.append(tail)
-    rows = []
     for number, line in enumerate(whole, 1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise StorageError(f"{path}:{number}: not a JSON row ({error.msg}); the rows before it are intact") from None
-    return rows
+        yield row
 
 
 def write_rows_gz(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -1,18 +1,20 @@
 """Stored answers are graded again without asking anybody: new opinions beside old ones, and a judge that was away catches up."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from temper import Completion, Example, Message, Named, Score, Suite
-from temper.errors import DataError, ModelError, UsageError
+from temper import Completion, Example, Message, Named, Score, Suite, catalog
+from temper.errors import DataError, ModelError, RunError, UsageError
 from temper.files import read_json, read_rows, write_json
 from temper.prove.evaluate import Panel, away, evaluate, regrade
 from temper.rescore import rescore
 from temper.samplers.replay import restored
 from temper.samplers.scripted import Scripted
+from temper.text.split import split
 
 SYSTEM, PREFILL = Message("system", "Be brief."), Message("assistant", "Sure")
 PLAIN = Example("a", (Message("user", "q a"),), tags=frozenset({"harmful", "category:fraud"}), group="g", language="fr")
@@ -93,6 +95,57 @@ def test_another_judge_reads_only_its_classes_and_the_first_one_s_column_stays(t
     assert [c.example.prompt for c in judge.asked] == ["q a", "q c"]
     assert scores(tmp_path, "other") == [0.9, None, 0.9]
     assert scores(tmp_path, "gold") == [0.9, None, 0.9]
+
+
+RULE_SCORES = Path(__file__).parent / "fixtures" / "rule_scores.jsonl"
+"""Texts with what rule graders said of them before they shared words; without `zlib`, whose output is another library's."""
+
+
+def test_what_graders_share_and_remember_changes_no_score() -> None:
+    rows = read_rows(RULE_SCORES)
+    completions = []
+    for row in rows:
+        found = split(row["raw"])
+        example = Example(row["id"], (Message("user", row["prompt"]),), target=row["target"], language=row["language"])
+        completions.append(Completion(example, found.answer, found.reasoning, thought=found.thought, raw=row["raw"]))
+    for name in rows[0]["scores"]:
+        for row, score in zip(rows, catalog.grader(name).grade(completions), strict=True):
+            known = row["scores"][name]
+            told = {part: value for part, value in score.parts.items() if "zlib" not in part and value is not None}
+            assert (score.value, score.why, told) == (
+                pytest.approx(known["value"], abs=1e-9) if known["value"] is not None else None,
+                known["why"],
+                pytest.approx(known["parts"], abs=1e-9),
+            ), (name, row["id"])
+
+
+def test_rows_are_graded_anew_in_small_batches_but_a_slow_judge_gets_many_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("temper.prove.evaluate.REGRADED", 2)
+    sizes = list[int]()
+
+    def counts(completions: Sequence[Completion]) -> list[Score]:
+        sizes.append(len(completions))
+        return [Score(0.5)] * len(completions)
+
+    folder = proved(tmp_path, Panel((REFUSAL, HARM), REFUSAL))
+    assert regrade(folder, Panel((REFUSAL, Named("harm", counts, "h2")), REFUSAL)) == 3
+    assert sizes == [2, 1]
+    counts.slow = True  # type: ignore[attr-defined]
+    assert regrade(folder, Panel((REFUSAL, Named("harm", counts, "h3")), REFUSAL)) == 3
+    assert sizes == [2, 1, 3]
+
+
+def test_nothing_stays_out_of_the_collector_s_sight_when_a_grader_fails(tmp_path: Path) -> None:
+    def fails(completions: Sequence[Completion]) -> list[Score]:
+        assert gc.get_freeze_count()
+        raise ValueError("no")
+
+    folder = proved(tmp_path)
+    with pytest.raises(RunError, match="no"):
+        regrade(folder, replace(PANEL, graders=(REFUSAL, Named("harm", fails, "h2"))))
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_judge_that_was_away_catches_up_and_nobody_else_is_asked(tmp_path: Path) -> None:

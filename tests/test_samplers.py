@@ -188,6 +188,13 @@ class Stub:
         return Chooser(self.url, "tiny", pause=0.001, **settings)
 
 
+def until(there: Callable[[], bool]) -> None:
+    """Wait for what another thread does, not for a time; no longer than 20 seconds, after which what is asserted fails."""
+    end = time.perf_counter() + 20
+    while not there() and time.perf_counter() < end:
+        time.sleep(0.001)
+
+
 def said(content: str | None, *, finish: str = "stop", **fields: object) -> dict[str, Any]:
     choice = {"index": 0, "message": {"role": "assistant", "content": content, **fields}, "finish_reason": finish}
     return {"id": "x", "choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}
@@ -387,21 +394,22 @@ def test_a_url_without_a_scheme_is_an_error_and_a_password_is_not_shown() -> Non
 
 def test_no_more_requests_are_under_way_than_allowed(stub: Stub) -> None:
     def held(body: dict[str, Any], count: int) -> Answer:
+        until(lambda: stub.most_at_once >= 3)
         time.sleep(0.02)
         return 200, {}, said("Yes.")
 
     stub.script = held
     stub.sampler(concurrency=3)([ASK], n=12)
-    assert 1 < stub.most_at_once <= 3
+    assert stub.most_at_once == 3
 
 
 def test_waiting_for_its_turn_does_not_use_up_a_request_s_time(stub: Stub) -> None:
     def held(body: dict[str, Any], count: int) -> Answer:
-        time.sleep(0.05)
+        time.sleep(0.8)
         return 200, {}, said("Yes.")
 
     stub.script = held
-    assert len(stub.sampler(concurrency=1, timeout=0.25, retries=0)([ASK], n=8)[0]) == 8
+    assert len(stub.sampler(concurrency=1, timeout=1.5, retries=0)([ASK], n=2)[0]) == 2
 
 
 def test_the_first_failure_stops_the_rest(stub: Stub) -> None:
@@ -453,7 +461,7 @@ def test_garbage_and_half_a_reply_are_tried_again(first: Answer, stub: Stub) -> 
         return first if count < 3 else (200, {}, said("Yes."))
 
     stub.script = cut
-    assert stub.sampler(timeout=0.5)([ASK])[0][0].answer == "Yes."
+    assert stub.sampler(timeout=20)([ASK])[0][0].answer == "Yes."
     assert len(stub.requests) == 3
 
 
@@ -467,14 +475,48 @@ def test_a_request_that_fails_for_good_is_an_error_and_the_others_go_on(wrong: A
 
 
 def test_an_endpoint_that_dies_ends_the_asking_and_its_failures_are_no_completions(stub: Stub) -> None:
-    stub.script = lambda body, count: (200, {}, said("Yes.")) if count <= 30 else None
     seen: list[Completion] = []
+
+    def script(body: dict[str, Any], count: int) -> Answer | None:
+        if count <= 30:
+            return 200, {}, said("Yes.")
+        until(lambda: len(seen) == 30)  # an answer between the failures would say that the server lives
+        return None
+
+    stub.script = script
     with pytest.raises(ModelError, match=r"requests in a row came to nothing"):
         for batch in stub.sampler(retries=0, concurrency=2).stream(many(200)):
             seen += [c for _, c in batch]
     assert len(seen) == 30
     assert all(c.finish == "stop" for c in seen)
     assert len(stub.requests) < 45
+
+
+def test_an_answer_that_is_under_way_when_an_endpoint_dies_is_waited_for(stub: Stub) -> None:
+    sampler = stub.sampler(retries=0, concurrency=2)
+
+    def script(body: dict[str, Any], count: int) -> Answer | None:
+        until(lambda: count != 2 or sampler.breaker.is_open())
+        return (200, {}, said(f"Number {count}.")) if count <= 2 else None
+
+    stub.script = script
+    seen: list[Completion] = []
+    with pytest.raises(ModelError, match=r"5 requests in a row came to nothing"):
+        for batch in sampler.stream(many(50)):
+            seen += [c for _, c in batch]
+    assert [c.answer for c in seen] == ["Number 1.", "Number 2."]
+    assert len(stub.requests) == 7
+
+
+def test_a_pause_that_a_server_asked_for_ends_with_the_asking(stub: Stub) -> None:
+    def script(body: dict[str, Any], count: int) -> Answer | None:
+        return (503, {"Retry-After": "60"}, {}) if number(body) == 0 else None
+
+    stub.script = script
+    began = time.perf_counter()
+    with pytest.raises(ModelError, match="requests in a row came to nothing"):
+        everything(stub.sampler(retries=1, concurrency=2), 50)
+    assert time.perf_counter() - began < 30
 
 
 def test_an_endpoint_that_never_answers_ends_the_asking_soon(stub: Stub) -> None:
@@ -505,7 +547,7 @@ def test_one_prompt_that_a_host_s_moderation_forbids_is_an_error_and_a_forbidden
 
 
 def test_a_reply_of_any_length_is_read_only_so_far(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("temper.samplers.remote._LARGEST", 10_000)
+    monkeypatch.setattr("temper.samplers.link.LARGEST", 10_000)
     stub.script = lambda body, count: (200, {}, said("Yes. " * (10_000 if count == 1 else 1)))
     assert stub.sampler()([OTHER])[0][0].answer.strip() == "Yes."
     assert len(stub.requests) == 2
@@ -528,8 +570,7 @@ def test_numbers_that_json_has_no_name_for_and_counts_that_are_none_are_unknown(
 
 def test_a_slow_request_does_not_hold_up_the_ones_behind_it(stub: Stub) -> None:
     def one_is_slow(body: dict[str, Any], count: int) -> Answer:
-        while number(body) == 0 and len(stub.requests) < 40:
-            time.sleep(0.001)
+        until(lambda: number(body) != 0 or len(stub.requests) >= 40)
         return 200, {}, said("Yes.")
 
     stub.script = one_is_slow
@@ -539,19 +580,19 @@ def test_a_slow_request_does_not_hold_up_the_ones_behind_it(stub: Stub) -> None:
 
 
 def test_completions_come_while_others_are_still_asked_for(stub: Stub) -> None:
+    came = threading.Event()
+
     def held(body: dict[str, Any], count: int) -> Answer:
-        time.sleep(0.02)
+        assert count == 1 or came.wait(20)
         return 200, {}, said("Yes.")
 
     stub.script = held
     stream = stub.sampler(concurrency=2).stream(many(40))
-    next(stream)
-    assert len(stub.requests) < 20
+    assert len(next(stream)) == 1
     stream.close()  # type: ignore[attr-defined]
+    came.set()
     time.sleep(0.1)
-    asked = len(stub.requests)
-    time.sleep(0.1)
-    assert len(stub.requests) == asked < 40
+    assert len(stub.requests) <= 3
 
 
 def test_a_slow_reader_holds_the_asking_back(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,7 +613,7 @@ def test_seconds_of_overlapping_requests_add_up_to_the_time_that_passed(stub: St
     began = time.perf_counter()
     made = everything(stub.sampler(concurrency=4), 8)
     passed = time.perf_counter() - began
-    assert 0.6 * passed < sum(c.usage.seconds for c in made.values() if c.usage) <= passed
+    assert 0.15 <= sum(c.usage.seconds for c in made.values() if c.usage) <= passed  # 0.6 if nothing were shared
 
 
 @pytest.mark.parametrize(
@@ -850,14 +891,17 @@ def test_malformed_and_late_replies_are_failures_and_never_verdicts(stub: Stub) 
     assert [reply[0] is None for reply in replies] == [False, True, False]
     assert "not a chat completion" in replies[1][1]
 
+    given_up = threading.Event()
+
     def late(body: dict[str, Any], count: int) -> Answer:
-        time.sleep(1.2 if "Text 1" in body["messages"][-1]["content"] else 0)
+        assert "Text 1" not in body["messages"][-1]["content"] or given_up.wait(20)
         return 200, {}, said("A")
 
     stub.script = late
-    replies = stub.chooser(retries=0, timeout=0.6)(asks(3))
+    replies = stub.chooser(retries=0, timeout=1.0)(asks(3))
+    given_up.set()
     assert [reply[0] is None for reply in replies] == [False, True, False]
-    assert "no answer within 0.6 s" in replies[1][1]
+    assert "no answer within 1 s" in replies[1][1]
 
 
 def test_retries_are_counted(stub: Stub) -> None:
@@ -884,12 +928,13 @@ def test_votes_that_sample_get_seeds_of_their_own(stub: Stub) -> None:
 
 def test_no_more_judge_calls_are_under_way_than_allowed(stub: Stub) -> None:
     def held(body: dict[str, Any], count: int) -> Answer:
+        until(lambda: stub.most_at_once >= 3)
         time.sleep(0.02)
         return 200, {}, said("A")
 
     stub.script = held
     stub.chooser(concurrency=3)(asks(12))
-    assert 1 < stub.most_at_once <= 3
+    assert stub.most_at_once == 3
 
 
 def test_one_model_is_one_judge_wherever_it_is_served_but_its_replies_are_kept_apart() -> None:

@@ -232,6 +232,8 @@ def _tokens(text: str) -> list[str]:
     return [word.strip(".,;:!?…*\"'") for word in text.lower().split()]
 
 
+# the opening that an answer's language is told by is the one that its words are then counted of
+@lru_cache(maxsize=1 << 11)
 def _words(text: str) -> list[str]:
     return text.lower().translate(_NOT_IN_WORDS).split()
 

@@ -4,11 +4,14 @@ A sampler that streams (an endpoint) is asked for all that is missing at once, a
 at any moment, are the same. Leaves out what rows mean (`metrics`) and how arms differ (`compare`).
 """
 
+import gc
 import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +22,7 @@ from temper.files import (
     append_rows,
     digest,
     dumps,
+    iter_rows,
     keep_rows,
     read_json,
     read_rows,
@@ -41,8 +45,9 @@ HACKS = "hacks"
 NO_ANSWER = "no answer came"
 # Prompts asked at once: enough rows for a full decoding batch, few enough that a crash loses little.
 CHUNK = 64
-# Rows graded anew at once: enough for a judge's whole concurrency, few enough to hold.
-REGRADED = 1024
+# Rows graded anew at once: few enough that what graders remember of one batch serves them all, and for a judge behind a network
+# enough for its whole concurrency.
+REGRADED, REGRADED_SLOWLY = 128, 1024
 # Of a finished line of ROWS: `files.dumps` sorts keys, and inside a string its quotes would be escaped. The last one of a line is
 # the row's own: what a server told stands before it, in `facts`, and may look the same.
 _KEY = re.compile(rb'"key":"([0-9a-f]{16})","language":"(?:[^"\\]|\\.)*","(?:of|outcome)":')
@@ -216,14 +221,27 @@ def regrade(out: Path, panel: Panel, *, again: Collection[str] = ()) -> int:
     """
     asked, names = read_json(out / ASKED), stale(out, panel, again)
     known = asked.get("judges", {})
-    rows = read_rows(out / ROWS) if names else []
-    if rows:
-        some = (rows[start : start + REGRADED] for start in range(0, len(rows), REGRADED))
-        renewed = [dumps(row) for batch in some for row in _regraded(batch, panel, names, known)]
+    if not names:
+        return 0
+    slow = any(grader.slow for grader in (panel.refusal, *panel.all()) if grader.name in names)
+    rows, renewed = iter_rows(out / ROWS), list[str]()
+    with _settled():
+        while batch := list(islice(rows, REGRADED_SLOWLY if slow else REGRADED)):
+            renewed += map(dumps, _regraded(batch, panel, names, known))
+    if renewed:
         write_text(out / ROWS, "\n".join([*renewed, ""]))
-    if names:
-        write_json(out / ASKED, {**asked, "judges": _judges(panel)})
-    return len(rows)
+    write_json(out / ASKED, {**asked, "judges": _judges(panel)})
+    return len(renewed)
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Spare what is in memory now the collector's looks: rows by the thousand call for a sixth of the CPU's time of them."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def stale(out: Path, panel: Panel, again: Collection[str] = ()) -> set[str]:
@@ -285,7 +303,7 @@ def grade_where(grader: Named, completions: Sequence[Completion], classes: Seque
     chosen = [
         i
         for i, c in enumerate(completions)
-        if c.finish != "error" and klass(c.example) in classes and (c.reasoning.strip() or not thinking)
+        if c.finish != "error" and (classes is CLASSES or klass(c.example) in classes) and (not thinking or c.reasoning.strip())
     ]
     try:
         given = grade(grader, [completions[i] for i in chosen])

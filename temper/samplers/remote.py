@@ -1,24 +1,25 @@
-"""Ask any OpenAI-compatible chat endpoint (vLLM, SGLang, llama.cpp, Ollama, hosted APIs); the only file that speaks HTTP.
+"""Ask any OpenAI-compatible chat endpoint (vLLM, SGLang, llama.cpp, Ollama, hosted APIs).
 
-`Remote` samples answers, `Chooser` lets a model choose among labels for a judge. Leaves out streaming and tools.
+`Remote` samples answers, `Chooser` lets a model choose among labels for a judge; `link` carries what they send. Leaves out
+streaming and tools.
 """
 
 import asyncio
 import email.utils
+import json
 import os
 import random
-import ssl
 import threading
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import ClassVar, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
-import httpx
+import httpcore
 from pydantic import ValidationError
 
 from temper.errors import ModelError
@@ -38,6 +39,7 @@ from temper.samplers.choices import (
     spoken,
 )
 from temper.samplers.flow import Put, flow
+from temper.samplers.link import LOST, WRONG_URL, Answered, Link, secured, shown
 from temper.text.invisible import visible
 from temper.text.split import left_open, render, split
 from temper.types import Completion, Example, Usage
@@ -60,8 +62,6 @@ _CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_fin
 _JSON_TOKENS = 32
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 _SHOWN = 300  # characters of an error body
-_LARGEST = 64 << 20  # bytes of a reply, unpacked: a few of which must fit into memory, whatever a server sends
-_OF_THE_WIRE = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _HINTS = {
     401: "the key was refused: put the right one into ${key}",
     403: "the key may not use this model: check ${key}",
@@ -87,26 +87,6 @@ class _Received(NamedTuple):
     retries: int
 
 
-class _Link(NamedTuple):
-    """A connection for one request after the other, below httpx's client: its cookies and redirects are a third of the CPU."""
-
-    transport: httpx.AsyncHTTPTransport
-    headers: Mapping[str, str]
-
-    async def post(self, url: str, content: bytes) -> httpx.Response:
-        request = httpx.Request("POST", url, headers=self.headers, content=content)
-        response = await self.transport.handle_async_request(request)
-        parts, size = list[bytes](), 0
-        async for part in response.aiter_bytes():
-            parts.append(part)
-            size += len(part)
-            if size > _LARGEST:
-                await response.aclose()
-                raise httpx.ReadError(f"the reply is longer than {_LARGEST >> 20} MiB")
-        whole = {name: value for name, value in response.headers.items() if name not in _OF_THE_WIRE}
-        return httpx.Response(response.status_code, headers=whole, content=b"".join(parts), extensions=response.extensions)
-
-
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
     """`POST {url}/{path}` with retries: what every caller of a server here shares."""
@@ -123,25 +103,25 @@ class _Endpoint:
     def address(self) -> str:
         return f"{self.url.rstrip('/')}/{self.path}"
 
-    async def gather(self, count: int, ask: "Callable[[_Link, int], Coroutine[object, object, T]]") -> list[T]:
+    async def gather(self, count: int, ask: Callable[[Link, int], Coroutine[object, object, T]]) -> list[T]:
         """`ask(link, i)` for every i below `count`, in order; the first `ModelError` cancels what is still under way."""
         found: dict[int, T] = {}
 
-        async def one(link: _Link, index: int) -> None:
+        async def one(link: Link, index: int) -> None:
             found[index] = await ask(link, index)
 
         await self.spread(count, one)
         return [found[index] for index in range(count)]
 
-    async def spread(self, count: int, ask: "Callable[[_Link, int], Coroutine[object, object, None]]") -> None:
+    async def spread(self, count: int, ask: Callable[[Link, int], Coroutine[object, object, None]]) -> None:
         """`ask(link, i)` for every i below `count` by `concurrency` workers, each of which takes the next i when it is done."""
         waiting = iter(range(count))
-        headers, secure = self._headers(), httpx.create_ssl_context() if self.url.startswith("https:") else False
+        headers, secure = self._headers(), secured(self.url)
 
         async def worker() -> None:
-            async with self._transport(secure) as transport:
+            async with Link(self.url, headers, secure) as link:
                 for index in waiting:
-                    await ask(_Link(transport, headers), index)
+                    await ask(link, index)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -153,15 +133,14 @@ class _Endpoint:
             return
         raise failure
 
-    def _transport(self, secure: ssl.SSLContext | bool) -> httpx.AsyncHTTPTransport:
-        """One connection, through the proxy of the environment if there is one.
-
-        A pool that many requests share looks at all of them for each: with 100 under way it took four times the CPU of the rest.
-        """
-        return httpx.AsyncHTTPTransport(verify=secure, limits=httpx.Limits(max_connections=1), proxy=_proxy(self.url))
-
-    async def ask(self, link: "_Link", body: Mapping[str, object], given_up: Callable[[], bool] = lambda: False) -> _Received:
-        """One reply, after as many tries as it takes or is allowed; `given_up` ends the trying early."""
+    async def ask(
+        self,
+        link: Link,
+        body: Mapping[str, object],
+        given_up: Callable[[], bool] = lambda: False,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> _Received:
+        """One reply, after as many tries as it takes or is allowed; `given_up` ends the trying early, and perhaps a `pause`."""
         content = dumps(body).encode()  # unlike httpx's own encoding, this one survives half a surrogate pair
         for tried in range(self.retries + 1):
             found, wait = await self._once(link, content, tried)
@@ -169,23 +148,23 @@ class _Endpoint:
                 return _Received(found, tried)
             if tried == self.retries or given_up() or found.status not in _MAY_PASS:
                 raise found
-            await asyncio.sleep(wait + self._pause(tried))
+            await pause(wait + self._pause(tried))
         raise AssertionError("the last try returns or raises")
 
-    async def _once(self, link: "_Link", content: bytes, tried: int) -> "tuple[Reply | _HttpError, float]":
+    async def _once(self, link: Link, content: bytes, tried: int) -> "tuple[Reply | _HttpError, float]":
         """A reply, or why there is none and the seconds that the server asks to wait."""
         try:
             async with asyncio.timeout(self.timeout):
-                response = await link.post(self.address, content)
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+                answered = await link.post(self.address, content)
+        except WRONG_URL as error:
             raise ModelError(f"{self.shown()}: {error}; wanted a URL such as http://localhost:8000/v1") from None
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (*LOST, TimeoutError) as error:
             return _HttpError(f"{self.shown()}: {_lost(error, self.timeout)} ({tried + 1} tries)", None, tried + 1), 0.0
-        if response.is_success:
-            return self._parsed(response, tried + 1), 0.0
-        if (stopped := _stopped(response)) is not None:
+        if answered.is_success:
+            return self._parsed(answered, tried + 1), 0.0
+        if (stopped := _stopped(answered)) is not None:
             return stopped, 0.0
-        return _HttpError(self._refused(response, tried + 1), response.status_code, tried + 1), _retry_after(response)
+        return _HttpError(self._refused(answered, tried + 1), answered.status, tried + 1), _retry_after(answered)
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
@@ -202,24 +181,24 @@ class _Endpoint:
         longest: float = min(self.pause * 2.0**tried, _LONGEST_PAUSE)
         return longest * random.uniform(0.5, 1.0)
 
-    def _parsed(self, response: httpx.Response, tries: int) -> Reply | _HttpError:
+    def _parsed(self, answered: Answered, tries: int) -> Reply | _HttpError:
         try:
-            return Reply.model_validate_json(response.content)
+            return Reply.model_validate_json(answered.content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
             return _HttpError(
-                f"{self.shown()}: HTTP {response.status_code}, but not a chat completion ({field or 'body'}: {first['msg']}; "
+                f"{self.shown()}: HTTP {answered.status}, but not a chat completion ({field or 'body'}: {first['msg']}; "
                 f"{tries} tries); is this an OpenAI-compatible endpoint?",
-                httpx.codes.OK,
+                HTTPStatus.OK,
                 tries,
             )
 
-    def _refused(self, response: httpx.Response, tries: int) -> str:
-        hint = _HINTS.get(response.status_code, "").replace("${key}", f"${self.key_env}")
-        said = visible(self._without_key(_said(response)))[:_SHOWN]  # a server's words end in a terminal
+    def _refused(self, answered: Answered, tries: int) -> str:
+        hint = _HINTS.get(answered.status, "").replace("${key}", f"${self.key_env}")
+        said = visible(self._without_key(_said(answered)))[:_SHOWN]  # a server's words end in a terminal
         tried = f" after {tries} tries" if tries > 1 else ""
-        return "; ".join(filter(None, [f"{self.shown()}: HTTP {response.status_code}{tried}: {said}", hint]))
+        return "; ".join(filter(None, [f"{self.shown()}: HTTP {answered.status}{tried}: {said}", hint]))
 
     def _without_key(self, text: str) -> str:
         """Some servers repeat the key they refuse."""
@@ -227,10 +206,7 @@ class _Endpoint:
 
     def shown(self) -> str:
         """The endpoint as an error may show it: without a password or a query."""
-        try:
-            return str(httpx.URL(self.address).copy_with(userinfo=b"", query=None))
-        except httpx.InvalidURL:
-            return "the endpoint's URL"
+        return shown(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +222,8 @@ class Remote:
 
     A request that comes to nothing after every try becomes a completion that finished by `error` and says why, and the others go
     on. `ModelError`, with URL, status and a hint, is raised only where asking on is vain: the address or the key is wrong, no
-    request was ever answered, or as many in a row as are under way (at least 5) came to nothing. The failures of such an outage
-    are no completions, so that they are asked again.
+    request was ever answered, or as many in a row as are under way (at least 5) came to nothing; what the server still answers of
+    those under way comes first. The failures of such an outage are no completions, so that they are asked again.
     """
 
     url: str
@@ -340,7 +316,8 @@ class _Asking:
     """One stream of a `Remote`: what is under way, and the failures that may yet turn out to be the server's.
 
     `shared` is the time that passed so far, each moment of it divided by the requests then under way: what one of them took of
-    the whole is the difference between its end and its beginning.
+    the whole is the difference between its end and its beginning. `vain` is why asking on is; then `over` is set, nothing more is
+    asked, and what is under way is waited for: its answers are paid for.
     """
 
     remote: Remote
@@ -350,18 +327,23 @@ class _Asking:
     changed: float = 0.0
     shared: float = 0.0
     doubtful: list[_Answer] = field(default_factory=list)
+    vain: ModelError | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def all(self, asked: Sequence[tuple[Example, int]]) -> None:
-        async def one(link: _Link, index: int) -> None:
-            await self._one(link, index, *asked[index])
+        async def one(link: Link, index: int) -> None:
+            if self.vain is None:
+                await self._one(link, index, *asked[index])
 
         await self.server.spread(len(asked), one)
         await self._settle()
+        if self.vain is not None:
+            raise self.vain
 
-    async def _one(self, link: _Link, index: int, example: Example, sample: int) -> None:
+    async def _one(self, link: Link, index: int, example: Example, sample: int) -> None:
         began = self._under_way(1)
         try:
-            received = await self.server.ask(link, self.remote._body(example, sample), self.remote.breaker.is_open)
+            received = await self.server.ask(link, self.remote._body(example, sample), self._given_up, self._pause)
         except _HttpError as error:
             await self._failed(index, example, error)
             return
@@ -371,6 +353,18 @@ class _Asking:
         self.remote.answered.set()
         await self._settle()
         await self.put((index, self.remote._completion(example, received.reply, seconds)))
+
+    def _given_up(self) -> bool:
+        return self.vain is not None or self.remote.breaker.is_open()
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the time has passed, or asking is over."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.over.wait(), seconds)
+
+    def _end(self, why: ModelError) -> None:
+        self.vain = self.vain or why
+        self.over.set()
 
     def _under_way(self, change: int) -> float:
         now = time.perf_counter()
@@ -382,7 +376,8 @@ class _Asking:
         """One request came to nothing: by itself, or with all others because the server is down."""
         breaker, failed = self.remote.breaker, Completion(example, "", finish="error", error=str(error))
         if error.status in _HOPELESS and not (error.status == _FLAGGED and self.remote.answered.is_set()):
-            raise error
+            self._end(error)
+            return
         if self.remote.answered.is_set() and error.status not in {*_MAY_PASS, _FLAGGED}:
             breaker.succeeded()
             await self.put((index, failed))
@@ -390,10 +385,12 @@ class _Asking:
         breaker.failed(str(error))
         self.doubtful.append((index, failed))
         if breaker.is_open():
-            raise ModelError(f"{error}; {len(self.doubtful)} requests in a row came to nothing, and asking ended there")
+            self._end(ModelError(f"{error}; {len(self.doubtful)} requests in a row came to nothing, and asking ended there"))
 
     async def _settle(self) -> None:
         """Failures from before an answer were those of their requests; where no answer ever came, the server's."""
+        if self.vain is not None:
+            return
         if self.doubtful and not self.remote.answered.is_set():
             raise ModelError(self.doubtful[-1][1].error)
         failed, self.doubtful = self.doubtful, []
@@ -408,12 +405,12 @@ def _usage(counts: Counts | None, seconds: float) -> Usage | None:
     return Usage(counts.prompt_tokens, counts.completion_tokens, seconds, counts.thought)
 
 
-def _stopped(response: httpx.Response) -> Reply | None:
+def _stopped(answered: Answered) -> Reply | None:
     """The reply to a prompt that a guard before the model did not let through: nothing, and no token of it."""
-    if response.status_code != httpx.codes.BAD_REQUEST:
+    if answered.status != HTTPStatus.BAD_REQUEST:
         return None
     try:
-        told = response.json()
+        told = json.loads(answered.content)
     except ValueError:
         return None
     error = told.get("error") if isinstance(told, dict) else None
@@ -498,7 +495,7 @@ class Chooser:
     async def _choose_all(self, asked: Sequence[Asked], told: Told | None) -> list[Chosen]:
         server = self._server()
 
-        async def one(link: _Link, index: int) -> Chosen:
+        async def one(link: Link, index: int) -> Chosen:
             began = time.perf_counter()
             spent: Counter[str] = Counter()
             chances, why = await self._choose(server, link, asked[index], spent)
@@ -510,7 +507,7 @@ class Chooser:
         return await server.gather(len(asked), one)
 
     async def _choose(
-        self, server: _Endpoint, link: _Link, asked: Asked, spent: "Counter[str]"
+        self, server: _Endpoint, link: Link, asked: Asked, spent: "Counter[str]"
     ) -> tuple[dict[str, float] | None, str]:
         """A distribution over the choices by the first form that yields one, else why there is none."""
         why, turned_down = "", []
@@ -597,7 +594,7 @@ class Completer:
         """Replies or reasons in order; `outages` gets the places of calls that failed because of the server."""
         chat, text = self._server("chat/completions"), self._server("completions")
 
-        async def one(link: _Link, index: int) -> Spoken | str:
+        async def one(link: Link, index: int) -> Spoken | str:
             body = {**bodies[index], "model": self.model}
             server = chat if "messages" in body else text
             listed = {"logprobs": True, "top_logprobs": body["logprobs"]} if server is chat else {}
@@ -607,7 +604,7 @@ class Completer:
 
         return await chat.gather(len(bodies), one)
 
-    async def _one(self, server: _Endpoint, link: _Link, body: Mapping[str, object]) -> tuple[Spoken | str, bool]:
+    async def _one(self, server: _Endpoint, link: Link, body: Mapping[str, object]) -> tuple[Spoken | str, bool]:
         """A body's reply, or why there is none; and whether the server is to blame."""
         if refusal := self.breaker.refusal():
             return refusal, True
@@ -637,40 +634,32 @@ def _outage(error: _HttpError, breaker: Breaker) -> bool:
     return True
 
 
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for this URL, None without one."""
-    found, parts = urllib.request.getproxies(), urlsplit(url)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return found.get(parts.scheme) or found.get("all")
-
-
 def _as_written(thought: str, text: str) -> str:
     """The tags back around a thought that the server split off; a thought without an answer was never closed."""
     return render(thought, text) if text else f"<think>\n{thought}"
 
 
-def _said(response: httpx.Response) -> str:
+def _said(answered: Answered) -> str:
     """The server's own words: `error.message` where the body has one."""
     try:
-        body = response.json()
+        body = json.loads(answered.content)
     except ValueError:
-        return " ".join(response.text.split()) or response.reason_phrase
+        return " ".join(answered.content.decode(errors="replace").split()) or answered.reason
     error = body.get("error", body) if isinstance(body, dict) else body
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _lost(error: Exception, timeout: float) -> str:
-    if isinstance(error, httpx.ConnectError):
+    if isinstance(error, httpcore.ConnectError):
         return f"cannot connect ({error}); is the server running and the URL right?"
-    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+    if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s; raise timeout or lower concurrency or max_tokens"
     return f"the connection was lost ({type(error).__name__}: {error})"
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(answered: Answered) -> float:
     """Seconds the server asks to wait, as a number or a date; 0 if it does not say."""
-    asked = response.headers.get("retry-after", "")
+    asked = answered.header("retry-after")
     if asked.replace(".", "", 1).isdecimal() and asked.isascii():
         return min(float(asked), _LONGEST_PAUSE)
     try:

@@ -6,7 +6,8 @@ Homoglyphs (another script's look-alike letters) are left as they are: they are 
 
 import re
 
-_CONTROL = bytes([*range(0x09), *range(0x0E, 0x1C), 0x7F])
+CONTROL = bytes([*range(0x09), *range(0x0E, 0x1C), 0x7F])
+"""Control characters of ASCII that are not white space."""
 IGNORABLE = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
     r"\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
@@ -26,7 +27,7 @@ _HIDDEN = re.compile(
 def visible(text: str) -> str:
     """The text without characters that are not seen; line breaks and spaces stay. Linear in its length."""
     if text.isascii():  # by far the most frequent, and ten times faster through bytes
-        return text.encode("ascii").translate(None, _CONTROL).decode("ascii")
+        return text.encode("ascii").translate(None, CONTROL).decode("ascii")
     return _INVISIBLE.sub("", text)
 
 

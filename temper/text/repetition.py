@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from temper.text.invisible import visible
+from temper.text.invisible import CONTROL, visible
 
 GRAM = 4
 LOOP_GRAM = 50
 REMEMBERED = 4000
-"""Characters of the longest text that is remembered with how it repeats itself, which bounds what that takes to 8 MB (ASCII)."""
+"""Characters of the longest text that is remembered with its words and how it repeats itself; all of them take at most
+20 MB together."""
 LOOP_TIMES = 3
 SHORT_LOOP_GRAM = 10
 """Texts too short to hold three 50-grams side by side loop when a 10-gram occurs three times (10-gram: the length that R1's own
@@ -33,16 +34,24 @@ class Repeats(NamedTuple):
 
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation and invisible characters; every Thai, Han or kana character is a word of its own."""
-    text = visible(text)
+    return list(_known_words(text) if len(text) <= REMEMBERED else _words(text))
+
+
+def _words(text: str) -> list[str]:
     if not text.isascii():
+        text = visible(text)
         for mark, instead in _TYPESET:
             text = text.replace(mark, instead)
         if not text.isascii():
             return _WORD.findall(text.casefold())
-    plain = text.encode("ascii").translate(_SPACES).decode("ascii")
+    plain = text.encode("ascii").translate(_SPACES, CONTROL).decode("ascii")
     if "'" in plain:  # kept inside a word only
         plain = f" {plain} ".replace("''", "  ").replace(" '", "  ").replace("' ", "  ")
     return plain.split()
+
+
+# several graders read the words of the same answers, batch by batch
+_known_words = lru_cache(maxsize=2**9)(_words)
 
 
 def repeats(text: str) -> Repeats:
@@ -58,7 +67,7 @@ def _repeats(text: str) -> Repeats:
 
 
 # a grader asks, and whoever tells the outcome of the same batch
-_remembered = lru_cache(maxsize=2**11)(_repeats)
+_remembered = lru_cache(maxsize=2**9)(_repeats)
 
 
 def repeated(text: str, *, n: int = GRAM) -> float | None:

@@ -207,7 +207,9 @@ _TICKS = re.compile(r"`+|\n")
 def _pattern(open_tag: str, close_tag: str) -> re.Pattern[str]:
     """One alternative per kind of tag; the group `open` tells them apart. Whitespace is bounded, so matching stays linear."""
     if (open_tag, close_tag) == (OPEN_TAG, CLOSE_TAG):
-        return re.compile(r"(?P<open><\s{0,2}think(?:ing)?\s{0,2}>)|<\s{0,2}/\s{0,2}think(?:ing)?\s{0,2}>", re.IGNORECASE)
+        # what both begin with stands before the alternatives: so it is looked for as fast as a single character is
+        spaced = r"\s{0,2}think(?:ing)?\s{0,2}>"
+        return re.compile(rf"<(?:(?P<open>{spaced})|\s{{0,2}}/{spaced})", re.IGNORECASE)
     return re.compile(f"(?P<open>{re.escape(open_tag)})|{re.escape(close_tag)}", re.IGNORECASE)
 
 
