@@ -26,6 +26,7 @@ from bounded import WAIT_S, joined, until
 from browsers import CALL_MS, Chromium, chromium
 from fastapi import FastAPI, Request
 from playwright.sync_api import ConsoleMessage, Error, Page, expect
+from serve_parts import answer, opened
 from sqlalchemy import insert, select
 from starlette.responses import JSONResponse
 
@@ -42,7 +43,6 @@ from temper.serve.policy import ChannelPolicy, Policy, Review, Setting
 from temper.serve.protocol import ApiError
 from temper.serve.review import Holds, Links
 from temper.serve.state import Gateway, Settings
-from temper.serve.store import Store
 from temper.serve.tables import audits, counters, journal, policies
 from temper.serve.vault import Vault
 from temper.serve.verdict import Action, Canary, Channel, Finding, Turn, View
@@ -147,8 +147,7 @@ class Site:
 @contextmanager
 def running(folder: Path, *, port: int = 0) -> Iterator[Site]:
     keyring = Keyring([bytes(range(32))])
-    store = Store(f"sqlite:///{folder / 'temper.db'}")
-    store.migrate()
+    store = opened(f"sqlite:///{folder / 'temper.db'}")
     log = Journal(store, keyring, folder / "checkpoints")
     log.start()
     vault, hooks = Vault(store, keyring), Hooks(store, keyring, log)
@@ -888,8 +887,6 @@ def test_a_text_is_cut_where_findings_begin_and_end(text: str, spans: list[tuple
 
 
 def _response(id: str, action: str, vault_id: str | None) -> dict[str, Any]:
-    from serve_parts import answer
-
     return cast(
         dict[str, Any],
         answer(id=id, action=action, vault_id=vault_id, findings=json.dumps([{"filter": "phrase", "category": "x"}])),

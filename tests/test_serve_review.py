@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from serve_parts import opened
 from sqlalchemy import insert, select
 
 from temper.errors import UsageError
@@ -81,8 +82,7 @@ class World:
 
 @asynccontextmanager
 async def world(url: str, folder: Path, clock: Clock | None = None) -> AsyncIterator[World]:
-    store = Store(url)
-    store.migrate()
+    store = opened(url)
     journal = Journal(store, KEYRING, folder / "checkpoints")
     journal.start()
     made = clock or Clock()
