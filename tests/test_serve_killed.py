@@ -51,11 +51,12 @@ def test_a_killed_writer_leaves_a_whole_chain_and_all_it_had_settled(store_url: 
         begun = spawn.Event()
         process = spawn.Process(target=_write, args=(store_url, folder, begun, told))
         process.start()
-        assert begun.wait(60)
+        assert begun.wait(120)
         time.sleep(draw.uniform(0.0, 0.2))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
         found = verify(store, Keyring([SECRET]), folder)
         assert found.problems == []
     assert found.lanes == KILLS

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bounded import soon
 from prometheus_client.parser import text_string_to_metric_families
 
 from temper.serve import metrics
@@ -190,8 +191,7 @@ def test_the_loop_leaves_the_counters(tmp_path: Path) -> None:
         meters = Meters(worker="7")
         meters.shared = tmp_path
         task = asyncio.create_task(meters.watch_loop())
-        while not (tmp_path / "7.prom").exists():
-            await asyncio.sleep(0.02)
+        await soon((tmp_path / "7.prom").exists, "the counters' file")
         task.cancel()
 
-    asyncio.run(asyncio.wait_for(main(), 5))
+    asyncio.run(main())

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from bounded import WAIT_S
 
 from temper.serve.guard import Guard
 from temper.serve.policy import ChannelPolicy, Limits, Policy, Setting
@@ -303,7 +304,7 @@ def test_a_heavy_filter_that_overruns_its_deadline_counts_as_an_error() -> None:
     async def answer() -> tuple[Release, list[Delta]]:
         gate = threading.Event()
         pool = Pool(threads=1, deadline_s=0.05)
-        slow = setting(judge=lambda v: gate.wait(5) and (), heavy=True, name="slow")
+        slow = setting(judge=lambda v: gate.wait(WAIT_S) and (), heavy=True, name="slow")
         release = Release(guard(slow), EMPTY, thinks=False, pool=pool)
         out = await run(release, *pieces(C, LONG))
         gate.set()
