@@ -1,5 +1,6 @@
 """What tests of the gateway's storage share: both databases, an open journal, rows of answers."""
 
+import multiprocessing
 import tempfile
 import threading
 import time
@@ -21,6 +22,9 @@ from temper.serve.keyring import Keyring
 from temper.serve.store import Store, config
 
 SECRET = bytes(range(32))
+CHILDREN = multiprocessing.get_context("forkserver")
+"""Processes that begin with what this module imports, which takes longer than most of what they are for."""
+CHILDREN.set_forkserver_preload([__name__])
 
 
 @pytest.fixture(scope="session")

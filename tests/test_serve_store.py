@@ -1,7 +1,6 @@
 """The store on both databases: transactions, migrations, the file's mode, a database that goes away and comes back."""
 
 import asyncio
-import multiprocessing
 import stat
 import sys
 import threading
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bounded import WAIT_S, joined
-from serve_parts import SECRET
+from serve_parts import CHILDREN, SECRET
 from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
@@ -107,9 +106,8 @@ def _migrated(url: str, gate: object) -> None:
 
 
 def test_two_processes_that_migrate_at_once_do_it_once(store_url: str) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    gate = spawn.Barrier(2)
-    both = [spawn.Process(target=_migrated, args=(store_url, gate)) for _ in range(2)]
+    gate = CHILDREN.Barrier(2)
+    both = [CHILDREN.Process(target=_migrated, args=(store_url, gate)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
