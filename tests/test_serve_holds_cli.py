@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
+from serve_parts import opened as with_tables
 from typer.testing import CliRunner
 
 from temper.cli.holds import app
@@ -58,6 +59,7 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
     monkeypatch.setattr("temper.serve.people.PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=32))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TEMPER_SECRET", raising=False)
+    with_tables(PATHS[0]).close()
     return Queue()
 
 
