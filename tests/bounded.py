@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -87,3 +88,19 @@ def ending(what: str, end: Callable[[], Any], *, wait_s: float = WAIT_S) -> Iter
         clock.cancel()
     if late.is_set():
         raise TimeoutError(f"waited {wait_s:g} s for {what}")
+
+
+def allowed(cpu_s: float) -> float:
+    """A limit of processor time, set on the machine where the tests were written, on this one: more where it is slower."""
+    return cpu_s * _slower()
+
+
+@cache
+def _slower() -> float:
+    def once() -> float:
+        begun = time.thread_time()
+        for i in range(200_000):
+            len(str(i))
+        return time.thread_time() - begun
+
+    return max(1.0, min(once() for _ in range(3)) / 0.0115)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bounded import soon
+from bounded import allowed, soon
 from prometheus_client.parser import text_string_to_metric_families
 
 from temper.serve import metrics
@@ -148,7 +148,7 @@ def test_counting_a_response_takes_less_than_twenty_microseconds_of_processor() 
             meters.response(ROW)
         return (time.thread_time() - before) / 2000
 
-    assert min(cost() for _ in range(5)) < 20e-6
+    assert min(cost() for _ in range(5)) < allowed(20e-6)
 
 
 def test_whichever_worker_is_asked_tells_of_all_that_live(tmp_path: Path) -> None:
