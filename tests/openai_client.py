@@ -7,6 +7,7 @@ import asyncio
 import sys
 from typing import Any
 
+import httpx
 import openai
 
 CLEAN = "The committee reviewed the quarterly report and noted that shipping times improved while costs stayed flat. " * 6
@@ -128,22 +129,41 @@ def cancelled(client: openai.OpenAI) -> None:
     stream.close()
 
 
+class Sent(httpx.AsyncHTTPTransport):
+    """A transport that tells when a request has left, by `whole`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async def told(step: str, _: object) -> None:
+            if step == "http11.send_request_body.complete":
+                self.whole.set()
+
+        request.extensions["trace"] = told
+        return await super().handle_async_request(request)
+
+
 async def asynchronous(url: str) -> None:
-    async with openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0) as client:
+    sent = Sent()
+    http = httpx.AsyncClient(transport=sent, timeout=60)
+    async with openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0, http_client=http) as client:
         answers = await asyncio.gather(*(client.chat.completions.create(**asked("hi")) for _ in range(4)))
         assert [a.choices[0].message.content for a in answers] == [CLEAN] * 4
         text = ""
         async for chunk in await client.chat.completions.create(**asked("hi"), stream=True):
             text += "".join(c.delta.content or "" for c in chunk.choices)
         assert text == CLEAN
+        sent.whole.clear()
         work = asyncio.create_task(client.chat.completions.create(**asked("[[hangs]]")))
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(sent.whole.wait(), 60)  # one that never left would be on nobody's record
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
 
 def main(url: str) -> None:
-    client = openai.OpenAI(base_url=url, api_key="any", max_retries=0, timeout=20)
+    client = openai.OpenAI(base_url=url, api_key="any", max_retries=0, timeout=60)
     for check in (plain, streamed, stopped, tools, errors, others, cancelled):
         check(client)
     asyncio.run(asynchronous(url))

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
+from serve_parts import opened
 from sqlalchemy import insert
 
 from temper.serve import ids
@@ -24,7 +25,6 @@ from temper.serve.policy import ChannelPolicy, Policy, Setting
 from temper.serve.pool import Pool
 from temper.serve.protocol import ApiError
 from temper.serve.state import Gateway, Settings
-from temper.serve.store import Store
 from temper.serve.tables import responses
 from temper.serve.vault import Vault
 from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
@@ -76,8 +76,7 @@ def policy(*settings: Setting, **changes: Any) -> Policy:
 @asynccontextmanager
 async def gateway(folder: Path, made: Policy, url: str = "") -> AsyncIterator[Gateway]:
     """The parts that operations use, at work; holds, people and the upstream are left out; a URL names another database."""
-    keyring, store = Keyring([bytes(range(32))]), Store(url or f"sqlite:///{folder}/temper.db")
-    store.migrate()
+    keyring, store = Keyring([bytes(range(32))]), opened(url or f"sqlite:///{folder}/temper.db")
     journal = Journal(store, keyring, folder / "checkpoints")
     journal.start()
     pool = Pool()

@@ -1,9 +1,8 @@
-"""A PostgreSQL server of the tests' own: in a temporary folder, on a free port of the loopback, as a user without privileges."""
+"""A PostgreSQL server of the tests' own: in a temporary folder, at a socket in it, as a user without privileges."""
 
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,45 +12,44 @@ import psycopg
 import pytest
 
 _USER = "nobody"  # PostgreSQL refuses to run as root
+_RUN_S = 180.0  # the slowest, initdb, takes a second
 
 
 class Server:
-    """A running server; `url` names a fresh, empty schema each time."""
+    """A running server; `url` names a fresh, empty schema each time. Raises `subprocess.TimeoutExpired`."""
 
     def __init__(self, folder: Path, binaries: Path) -> None:
         self.folder = folder
         self._data, self._bin = folder / "data", binaries
         self._count = 0
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         if os.geteuid() == 0:
             os.chown(folder, pwd.getpwnam(_USER).pw_uid, -1)
         self._run("initdb", "-D", self._data, "-U", "temper", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
         self.start()
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
+        # no port: of two runs at once, one could find the other's taken
+        options = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
         options += " -c shared_buffers=16MB -c max_connections=60 -c log_min_messages=fatal"
-        self._run("pg_ctl", "-D", self._data, "-w", "-t", "60", "-o", options, "-l", self.folder / "log", "start")
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", "120", "-o", options, "-l", self.folder / "log", "start")
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", "120", "-m", "immediate", "stop")
 
     def url(self) -> str:
         self._count += 1
-        place = f"postgresql://temper@127.0.0.1:{self.port}/postgres"
         # a schema takes milliseconds where a database takes a second
-        with psycopg.connect(place, autocommit=True) as connection:
+        with psycopg.connect(host=str(self.folder), user="temper", dbname="postgres", connect_timeout=60) as connection:
             connection.execute(f"CREATE SCHEMA t{self._count}")
-        return f"{place}?options=-csearch_path%3Dt{self._count}"
+        return f"postgresql://temper@/postgres?host={self.folder}&options=-csearch_path%3Dt{self._count}"
 
     def _run(self, program: str, *args: object) -> None:
         user = _USER if os.geteuid() == 0 else None
         command = [str(self._bin / program), *map(str, args)]
         # the server inherits what it is given: a pipe would never close
         with (self.folder.parent / f"{self.folder.name}.out").open("w+") as out:
-            code = subprocess.run(command, user=user, cwd="/", stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
+            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            code = subprocess.run(command, user=user, cwd="/", **streams, check=False, timeout=_RUN_S)  # type: ignore[call-overload]
             out.seek(0)
             assert code.returncode == 0, f"{program}: {out.read()}"
 

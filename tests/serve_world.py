@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bounded
 import httpx
 import uvicorn
+from bounded import WAIT_S, soon, within
 from fake_openai import Fake, fake
+from serve_parts import opened
 
 from temper.serve.gateway import App, application, build
 from temper.serve.state import Gateway, Settings
@@ -113,10 +116,16 @@ async def world(tmp: Path, policy: str = POLICY, *, upstream: Upstream | None = 
             port=0,
             **more,
         )
+        opened(settings.database).close()
         gateway = build(settings, upstream=upstream)
         app = application(gateway)
-        async with listening(app) as (url, server), httpx.AsyncClient(base_url=url, timeout=20) as client:
+        async with listening(app) as (url, server), client_of(url) as client:
             yield World(gateway, app, made, client, url, server)
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    """A client on loopback. It reads no certificates: nobody shows one there, and that takes longer than a test."""
+    return httpx.AsyncClient(base_url=url, timeout=WAIT_S, verify=False)
 
 
 @asynccontextmanager
@@ -129,16 +138,15 @@ async def listening(app: Any, drain: int = 5) -> AsyncIterator[tuple[str, uvicor
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([sock]))
-    while not server.started:
-        if task.done():
-            await task
-            raise RuntimeError("the server did not start")
-        await asyncio.sleep(0.005)
+    await soon(lambda: server.started or task.done(), "the gateway to start")
+    if task.done():
+        await task
+        raise RuntimeError("the server did not start")
     try:
         yield f"http://127.0.0.1:{sock.getsockname()[1]}", server
     finally:
         server.should_exit = True
-        await task
+        await within(task, "the gateway to stop")
 
 
 def run(tmp: Path, test: Callable[[World], Awaitable[None]], policy: str = POLICY, **more: Any) -> None:
@@ -148,4 +156,4 @@ def run(tmp: Path, test: Callable[[World], Awaitable[None]], policy: str = POLIC
         async with world(tmp, policy, **more) as made:
             await test(made)
 
-    asyncio.run(all_of_it())
+    bounded.run(all_of_it())

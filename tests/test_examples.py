@@ -25,7 +25,9 @@ def test_the_other_example_grader_says_that_low_is_good() -> None:
 
 
 def test_the_ten_lines_print_a_rate_with_its_interval() -> None:
-    done = subprocess.run([sys.executable, str(EXAMPLES / "ten_lines.py")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "ten_lines.py")], capture_output=True, text=True, check=True, timeout=240
+    )
     assert "over-refusal Estimate(value=0.125, n=40" in done.stdout
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bounded import allowed
 from ops_parts import EVERY, Word, client, gateway, policy, setting
 from sqlalchemy import select
 
@@ -160,14 +161,14 @@ def test_every_shipped_policy_passes_and_a_second_test_is_quick(name: str) -> No
 
     made, seconds = asyncio.run(twice())
     assert made.ok, made.why
-    assert seconds < 2.0
+    assert seconds < allowed(2.0)
 
 
 def test_a_policy_of_many_light_filters_is_tested_in_well_under_two_seconds() -> None:
     guard = Guard(policy(*(setting(Word(f"forbidden{i}", name=f"w{i}")) for i in range(10))))
     before = time.thread_time()
     assert checked(guard).ok
-    assert time.thread_time() - before < 1.5
+    assert time.thread_time() - before < allowed(1.5)
 
 
 def test_every_rule_must_fire_and_not_the_first_alone() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from bounded import WAIT_S, soon
 from fake_openai import BANNED, CLEAN, EMAIL
 from serve_world import POLICY, World, finish, run, said
 from sqlalchemy import select
@@ -229,11 +230,8 @@ def test_a_request_waits_for_its_reviewer_as_long_as_the_policy_says(tmp_path: P
 
     async def decide(w: World, verdict: str) -> None:
         waiting = select(holds.c.id).where(holds.c.state == "waiting")
-        while True:
-            found = await w.gateway.store.run(lambda c: c.scalar(waiting))
-            if found:
-                break
-            await asyncio.sleep(0.01)
+        await soon(lambda: w.gateway.store.run(lambda c: c.scalar(waiting)), "an item that waits for a person")
+        found = await w.gateway.store.run(lambda c: c.scalar(waiting))
         assert await w.gateway.holds.claim(found, WHO, 60)
         await w.gateway.holds.decide(found, WHO, verdict, message="not today")
 
@@ -407,12 +405,13 @@ def test_a_client_that_leaves_cancels_the_upstream(tmp_path: Path) -> None:
             w.fake.broken_off.clear()
             body = {"model": "fake", "stream": stream, "messages": [{"role": "user", "content": f"[[{name}]]"}]}
             work = asyncio.ensure_future(w.client.post("/v1/chat/completions", json=body))
-            while not w.fake.bodies:
-                await asyncio.sleep(0.01)
+            await soon(lambda: w.fake.bodies, "the model server to be asked")
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-            await asyncio.wait_for(w.fake.broken_off.wait(), 5)
-        while len(rows := await w.rows()) < 3:
+            await asyncio.wait_for(w.fake.broken_off.wait(), WAIT_S)
+        for _ in range(1000):
+            if len(rows := await w.rows()) == 3:
+                break
             await asyncio.sleep(0.01)
         assert {(r["status"], r["finish"]) for r in rows} == {(499, "disconnected")}
         assert w.gateway.limits.under_way == 0
@@ -474,8 +473,7 @@ def test_no_room_is_a_503_with_a_time_to_come_back(tmp_path: Path) -> None:
 
     async def test(w: World) -> None:
         slow = asyncio.ensure_future(w.chat("[[slow]] hi", stream=True))
-        while not w.fake.bodies:
-            await asyncio.sleep(0.01)
+        await soon(lambda: w.fake.bodies, "the model server to be asked")
         reply = await w.chat("hi")
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "overloaded")
         assert "retry-after" in reply.headers

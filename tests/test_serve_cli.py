@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bounded import WAIT_S, soon
 from fake_openai import CLEAN, fake
 from serve_world import POLICY
 from typer.testing import CliRunner
@@ -43,7 +44,7 @@ def test_it_serves_and_stops_cleanly(tmp_path: Path, workers: int) -> None:
             out = asyncio.subprocess.PIPE
             work = await asyncio.create_subprocess_exec(sys.executable, "-c", START, *given, stdout=out, stderr=out, env=env)
             try:
-                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as client:
                     await ready(client, work)
                     body = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
                     answers = await asyncio.gather(*(client.post("/v1/chat/completions", json=body) for _ in range(8)))
@@ -51,7 +52,7 @@ def test_it_serves_and_stops_cleanly(tmp_path: Path, workers: int) -> None:
                     assert "server" not in answers[0].headers
             finally:
                 work.send_signal(signal.SIGTERM)
-                told, _ = await asyncio.wait_for(work.communicate(), 30)
+                told = await stopped(work)
             assert f"http://127.0.0.1:{port}/v1" in told.decode()
             assert "temper keys make" in told.decode()
         rows = sqlite3.connect(tmp_path / "temper.db").execute("select count(*) from responses").fetchone()
@@ -60,16 +61,24 @@ def test_it_serves_and_stops_cleanly(tmp_path: Path, workers: int) -> None:
     asyncio.run(test())
 
 
+async def stopped(work: asyncio.subprocess.Process) -> bytes:
+    """What it said, once it has ended. Raises `TimeoutError`; it is killed then."""
+    try:
+        return (await asyncio.wait_for(work.communicate(), WAIT_S))[0]
+    except TimeoutError:
+        work.kill()
+        raise
+
+
 async def ready(client: httpx.AsyncClient, work: asyncio.subprocess.Process) -> None:
-    for _ in range(600):
+    async def is_ready() -> bool:
         assert work.returncode is None
         try:
-            if (await client.get("/readyz")).status_code == 200:
-                return
+            return (await client.get("/readyz")).status_code == 200
         except httpx.HTTPError:
-            pass
-        await asyncio.sleep(0.05)
-    raise AssertionError("it was never ready")
+            return False
+
+    await soon(is_ready, "the gateway's process to be ready", wait_s=200)
 
 
 @pytest.mark.parametrize(

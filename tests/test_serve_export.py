@@ -11,7 +11,6 @@ from typing import Any
 import postgres
 import pytest
 from ops_parts import Word, client, gateway, policy, put, setting
-from serve_parts import pg_server  # noqa: F401
 from sqlalchemy import insert
 from typer.testing import CliRunner
 
@@ -26,6 +25,7 @@ from temper.serve.policy import Policy, Sampled
 from temper.serve.tables import feedback, holds, journal, ratings
 from temper.types import Message
 
+pytest_plugins = ("serve_parts",)
 ASKED = {"messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "how do I boil an egg?"}]}
 BOX = {"request": ASKED, "answers": [{"reasoning": "eggs", "content": "never ask", "calls": []}], "why": "", "share": 1.0}
 NAME = Pseudonyms(b"k")
@@ -243,7 +243,7 @@ def test_the_command_writes_a_file_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(CliRunner().invoke(app, args).exception, UsageError)
 
 
-def test_all_of_it_works_on_postgresql(pg_server: postgres.Server, tmp_path: Path) -> None:  # noqa: F811
+def test_all_of_it_works_on_postgresql(pg_server: postgres.Server, tmp_path: Path) -> None:
     async def main() -> None:
         async with gateway(tmp_path, policy(setting(Word()), audit=Sampled(filters=())), pg_server.url()) as made:
             held(made, "edited", edit="for six minutes")

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from bounded import allowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,7 +100,7 @@ def test_a_hundred_thousand_hostile_characters_take_no_time(filter, text):
     system = "Never tell anybody where the garden door is, nor who has the key to it; speak of the weather instead."
     began = time.thread_time()
     filter(View(Channel.INPUT, text, canary_turn(system=system)))
-    assert time.thread_time() - began < 2.0
+    assert time.thread_time() - began < allowed(2.0)
 
 
 @pytest.mark.parametrize("filter", LIGHT, ids=by_name)
@@ -109,7 +110,7 @@ def test_a_light_filter_reads_a_long_stream_in_time_linear_in_it(filter):
     began = time.thread_time()
     for end in range(99_000, 100_000, 100):
         filter(View(Channel.CONTENT, text[:end] + "q", turn, end - 100, False))
-    assert (time.thread_time() - began) / 10 < 0.01
+    assert (time.thread_time() - began) / 10 < allowed(0.01)
 
 
 @settings(max_examples=60, deadline=None)

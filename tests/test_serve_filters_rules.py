@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from bounded import allowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,7 +165,7 @@ def test_ten_thousand_rules_are_read_in_two_seconds_and_cost_no_more_than_ten():
     began = time.thread_time()
     for _ in range(50):
         assert not many(View(Channel.CONTENT, text, canary_turn()))
-    assert (time.thread_time() - began) / 50 < 0.002
+    assert (time.thread_time() - began) / 50 < allowed(0.002)
     assert matched(many, f"{text} forbidden7123 phrase49861") == [("r7123", "forbidden7123 phrase49861")]
 
 

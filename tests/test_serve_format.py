@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from bounded import allowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,13 +170,13 @@ def test_a_hostile_schema_is_refused_before_it_works(schema: dict[str, Any], sai
     with pytest.raises(DataError) as error:
         checked(schema)
     assert said in str(error.value)
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < allowed(1)
 
 
 def test_a_pattern_is_matched_in_linear_time() -> None:
     begun = time.thread_time()
     assert list(violated({"pattern": "^(a+)+$"}, json.dumps("a" * 100_000 + "!")))
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < allowed(1)
 
 
 def test_a_schema_that_branches_at_every_level_is_decided_without_listing_its_branches() -> None:
@@ -183,7 +184,7 @@ def test_a_schema_that_branches_at_every_level_is_decided_without_listing_its_br
     for depth, said in ((3, "anyOf: at $"), (16, "schema: does not fit"), (28, "schema: branches too often")):
         found = list(violated(checked(TWICE), '{"a":' * depth + "{}" + "}" * depth))
         assert found[0].startswith(said)
-    assert time.thread_time() - begun < 2
+    assert time.thread_time() - begun < allowed(2)
 
 
 @pytest.mark.parametrize("last", [{"type": "string"}, {"$ref": "#"}])
@@ -192,7 +193,7 @@ def test_references_that_double_or_turn_on_the_spot_are_refused(last: dict[str, 
     begun = time.thread_time()
     with pytest.raises(DataError, match="branches too often"):
         checked({"$ref": "#/$defs/d0", "$defs": {**chain, "d40": last}})
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < allowed(1)
 
 
 def test_a_long_answer_is_judged_in_time() -> None:
@@ -200,7 +201,7 @@ def test_a_long_answer_is_judged_in_time() -> None:
     begun = time.thread_time()
     assert list(violated(tree, json.dumps([[n] for n in range(5000)]))) == []
     assert next(violated(tree, json.dumps([[n] for n in range(90_000)]))).startswith("schema: branches too often")
-    assert time.thread_time() - begun < 3
+    assert time.thread_time() - begun < allowed(3)
 
 
 def test_a_tree_may_refer_to_itself() -> None:

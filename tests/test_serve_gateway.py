@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bounded import soon
 from fake_openai import BANNED, CLEAN, fake
 from serve_world import POLICY, World, listening, run, said
 
@@ -63,11 +64,9 @@ def test_a_changed_policy_takes_over_without_dropping_a_request(tmp_path: Path, 
     async def test(w: World) -> None:
         before = w.gateway.guard.policy.version
         slow = asyncio.ensure_future(w.stream("[[slow]] hi"))
-        while not w.fake.bodies:
-            await asyncio.sleep(0.01)
+        await soon(lambda: w.fake.bodies, "the model server to be asked")
         Path(w.gateway.settings.policy).write_text(LOOSE)
-        while w.gateway.guard.policy.version == before:
-            await asyncio.sleep(0.01)
+        await soon(lambda: w.gateway.guard.policy.version != before, "the policy to be read again")
         frames, _ = await slow
         assert said(frames) == CLEAN
         passed = (await w.chat("[[bad_out]] hi")).json()
@@ -128,8 +127,7 @@ def test_a_graceful_stop_finishes_streams_and_loses_no_row(tmp_path: Path) -> No
             async with listening(application(gateway)) as (url, server), httpx.AsyncClient(base_url=url, timeout=20) as client:
                 body = {"model": "fake", "stream": True, "messages": [{"role": "user", "content": "[[slow]]"}]}
                 slow = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
-                while not upstream.bodies:
-                    await asyncio.sleep(0.01)
+                await soon(lambda: upstream.bodies, "the model server to be asked")
                 server.should_exit = True
                 reply = await slow
                 assert reply.text.endswith("data: [DONE]\n\n")
@@ -173,8 +171,7 @@ def test_sighup_reads_the_policy_again(tmp_path: Path) -> None:
         before = w.gateway.guard.policy.version
         Path(w.gateway.settings.policy).write_text(LOOSE)
         signal.raise_signal(signal.SIGHUP)
-        while w.gateway.guard.policy.version == before:
-            await asyncio.sleep(0.01)
+        await soon(lambda: w.gateway.guard.policy.version != before, "the policy to be read again")
 
     run(tmp_path, test)
 

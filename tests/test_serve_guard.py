@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
+from bounded import WAIT_S
 
 from temper.serve.guard import AT_ONCE, Guard, redacted
 from temper.serve.policy import ChannelPolicy, Policy, Setting
@@ -127,7 +128,7 @@ def test_a_filter_in_shadow_that_raises_stops_nothing() -> None:
 
 def test_heavy_filters_run_off_the_loop_all_at_once_and_not_where_a_light_one_blocks() -> None:
     threads: list[str] = []
-    meeting = threading.Barrier(2, timeout=5)
+    meeting = threading.Barrier(2, timeout=WAIT_S)
 
     def meet(view: View) -> Sequence[Finding]:
         threads.append(threading.current_thread().name)
@@ -143,7 +144,7 @@ def test_a_pool_answers_in_time_and_counts_what_overran_or_found_no_place() -> N
     async def go() -> list[tuple[Action, tuple[str, ...]]]:
         gate = threading.Event()
         pool = Pool(threads=1, waiting=1, deadline_s=0.1)
-        judging = guard(does(lambda v: gate.wait(5) and (), heavy=True))
+        judging = guard(does(lambda v: gate.wait(WAIT_S) and (), heavy=True))
         verdicts = await asyncio.gather(*(judging.judge(VIEW, pool=pool) for _ in range(3)))
         busy = pool.under_way
         gate.set()
@@ -154,6 +155,21 @@ def test_a_pool_answers_in_time_and_counts_what_overran_or_found_no_place() -> N
     told = asyncio.run(go())
     assert [t[:2] for t in told] == [(Action.BLOCK, ("does",))] * 3
     assert sorted(t[2].split("(")[1][:9] for t in told) == ["2 calls a", "no answer", "no answer"]
+
+
+def test_a_pool_closes_though_a_filter_never_returns(caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+
+    async def go() -> None:
+        pool = Pool(threads=1, waiting=1, deadline_s=0.1)
+        judging = guard(does(lambda v: gate.wait(WAIT_S) and (), heavy=True))
+        await asyncio.gather(*(judging.judge(VIEW, pool=pool) for _ in range(2)))
+        await asyncio.wait_for(pool.close(), WAIT_S / 2)
+        assert pool.under_way == 1, "the one in the queue was dropped"
+
+    asyncio.run(go())
+    gate.set()
+    assert "1 filters have not returned" in caplog.text
 
 
 def test_each_filter_is_timed() -> None:

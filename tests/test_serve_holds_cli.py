@@ -1,10 +1,13 @@
 """`temper holds`: the queue in a terminal shows all that a verdict decides on, and lets nobody decide who may not."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
+from serve_parts import opened as with_tables
 from typer.testing import CliRunner
 
 from temper.cli.holds import app
@@ -52,8 +55,11 @@ class Queue:
 
 @pytest.fixture
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    # the strength is argon2's own affair, and costs seconds
+    monkeypatch.setattr("temper.serve.people.PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=32))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TEMPER_SECRET", raising=False)
+    with_tables(PATHS[0]).close()
     return Queue()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from bounded import WAIT_S, soon
 from fake_openai import EMAIL
 from serve_world import POLICY, World, finish, run, said
 from sqlalchemy.exc import OperationalError
@@ -77,8 +78,7 @@ def test_a_request_that_a_stop_cuts_short_is_a_503_on_record(tmp_path: Path) -> 
 
         scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [(b"host", b"127.0.0.1")]}
         work = asyncio.ensure_future(w.app({**scope, "client": ("127.0.0.1", 1)}, receive, send))
-        while not w.fake.bodies:
-            await asyncio.sleep(0.01)
+        await soon(lambda: w.fake.bodies, "the model server to be asked")
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         assert sent[0]["status"] == 503
@@ -145,7 +145,7 @@ def test_the_policy_is_watched_on_after_the_store_was_away(tmp_path: Path, monke
 
         monkeypatch.setattr(reload, "reload", read)
         task = asyncio.create_task(watcher.watch())
-        await asyncio.wait({task, waiting := asyncio.create_task(again.wait())}, timeout=5, return_when="FIRST_COMPLETED")
+        await asyncio.wait({task, waiting := asyncio.create_task(again.wait())}, timeout=WAIT_S, return_when="FIRST_COMPLETED")
         assert waiting.done()
         assert not task.done()
         task.cancel()
@@ -180,7 +180,7 @@ def test_whatever_a_model_in_process_raises_is_told_and_who_left_the_queue_is_no
 
     def speak(body: Mapping[str, Any], _: int, __: object) -> Any:
         asked.append(body["seed"])
-        go.wait(5)
+        go.wait(WAIT_S)
         raise LookupError("secret")
 
     async def test() -> None:
@@ -190,7 +190,7 @@ def test_whatever_a_model_in_process_raises_is_told_and_who_left_the_queue_is_no
         await second.close()
         go.set()
         with pytest.raises(ApiError, match="the model in this process failed"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WAIT_S):
                 await first.read()
         await upstream.close()
         assert asked == [1]

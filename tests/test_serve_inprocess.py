@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bounded import WAIT_S
 from serve_world import World, finish, run, said
 
 from temper.errors import UsageError
@@ -69,9 +70,9 @@ def test_a_client_that_leaves_ends_the_answer(tmp_path: Path) -> None:
 
     async def test(w: World) -> None:
         work = asyncio.ensure_future(w.chat("hi", model="tiny", stream=True))
-        assert await asyncio.to_thread(talker.begun.wait, 5)
+        assert await asyncio.to_thread(talker.begun.wait, WAIT_S)
         work.cancel()
-        assert await asyncio.to_thread(talker.cancelled.wait, 5)
+        assert await asyncio.to_thread(talker.cancelled.wait, WAIT_S)
 
     run(tmp_path, test, upstream=InProcess(talker, "tiny"))
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from bounded import soon, within
 from sqlalchemy import select, update
 
 from temper.serve.jobs import Jobs
@@ -60,10 +61,7 @@ def test_two_workers_never_do_a_job_at_once(store: Store) -> None:
         for worker in workers:
             worker.every("tick", 0.01, work)
             worker.start()
-        for _ in range(500):
-            if total >= 12:
-                break
-            await asyncio.sleep(0.01)
+        await soon(lambda: total >= 12, "the workers to do the job twelve times")
         for worker in workers:
             await worker.close()
         assert total >= 12
@@ -112,15 +110,12 @@ def test_a_holder_renews_its_lease_and_stops_when_it_lost_it(store: Store) -> No
         await jobs.turn("a")
         _due(store)
         turn = asyncio.create_task(jobs.turn("a"))
-        await started.wait()
+        await within(started.wait(), "the job to begin")
         first = _row(store)["lease_until"]
-        for _ in range(200):
-            if _row(store)["lease_until"] != first:
-                break
-            await asyncio.sleep(0.02)
+        await soon(lambda: _row(store)["lease_until"] != first, "the lease to be renewed")
         assert _row(store)["lease_until"] > first  # type: ignore[operator]
         store.now(lambda c: c.execute(update(table).values(lease_by="worker_other")))
-        await asyncio.wait_for(turn, 5)
+        await within(turn, "the job to be stopped")
         assert stopped.is_set()
         assert _row(store)["lease_by"] == "worker_other"
 
@@ -158,7 +153,7 @@ def test_a_worker_that_closes_gives_the_job_back_at_once(store: Store) -> None:
 
         jobs.every("a", 0.01, work)
         jobs.start()
-        await asyncio.wait_for(started.wait(), 5)
+        await within(started.wait(), "the job to begin")
         await jobs.close()
         row = _row(store)
         assert row["lease_by"] is None

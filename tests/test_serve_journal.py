@@ -5,11 +5,13 @@ import itertools
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bounded import until
 from cryptography.exceptions import InvalidSignature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -413,7 +415,7 @@ def test_while_the_database_is_away_nothing_is_lost_and_nothing_more_is_taken(
         assert journal.accepts
         monkeypatch.setattr(store, "now", broken)
         journal.response(answer(id="resp_1"))
-        _until(lambda: bool(journal.trouble))
+        until(lambda: bool(journal.trouble), "the journal to notice")
         assert not journal.accepts
         assert "disk is full" in journal.trouble
         with pytest.raises(StorageError, match="is full"):
@@ -443,7 +445,7 @@ def test_a_full_disk_under_sqlite_is_waited_out(keyring: Keyring, tmp_path: Path
         limit(pages + 8)
         for _ in range(1000):
             journal.response(answer())
-        _until(lambda: bool(journal.trouble))
+        until(lambda: bool(journal.trouble), "the journal to notice")
         assert "full" in journal.trouble
         limit(1 << 30)
         journal.flush()
@@ -463,7 +465,7 @@ def test_a_restart_of_postgresql_loses_no_row(pg_server: Any, keyring: Keyring, 
         try:
             for _ in range(50):
                 journal.response(answer())
-            _until(lambda: bool(journal.trouble))
+            until(lambda: bool(journal.trouble), "the journal to notice")
         finally:
             pg_server.start()
         for _ in range(50):
@@ -509,6 +511,35 @@ def test_a_closed_journal_takes_nothing(store: Store, keyring: Keyring, tmp_path
     assert [r["kind"] for r in _rows(store, lines)] == ["lane.opened", "checkpoint", "lane.closed"]
 
 
+def test_nobody_waits_for_a_writer_that_is_no_more(
+    store: Store, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+
+    class Panic(BaseException):
+        """What a library in Rust raises."""
+
+    def panics(_: Any) -> None:
+        raise Panic
+
+    journal = Journal(store, keyring, tmp_path / "c")
+    journal.start()
+    for waiting in (journal.act("note", "s", {}, panics), journal._turn()):
+        with pytest.raises(StorageError, match="ended by Panic"):
+            waiting.result(10)
+    assert not journal.accepts
+    assert [r.exc_type for r in raised] in ([], [Panic]), "the thread may be at its end, or past it"
+    with pytest.raises(StorageError, match="could not be saved: the thread that writes ended by Panic"):
+        journal.stop()
+    late = Journal(store, keyring, tmp_path / "d")
+    late.start()
+    late.stop()
+    late._thread, late._closing = threading.current_thread(), threading.Event()  # as one sees it who looked just before
+    with pytest.raises(StorageError, match="it was stopped"):
+        late._turn().result(10)
+
+
 def test_a_clock_that_goes_back_is_told_and_is_no_problem(
     store: Store, keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -550,13 +581,3 @@ def test_an_auditor_checks_checkpoints_with_the_public_key_as_the_docs_say(keyri
     assert names["check"](first, public_key(keyring))["number"] == 1
     with pytest.raises(InvalidSignature):
         names["check"](first.replace('"number":1', '"number":2'), public_key(keyring))
-
-
-def _until(true: Callable[[], bool]) -> None:
-    import time
-
-    for _ in range(2000):
-        if true():
-            return
-        time.sleep(0.005)
-    raise AssertionError("it did not happen in ten seconds")

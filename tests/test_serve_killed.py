@@ -2,7 +2,6 @@
 committed is there.
 """
 
-import multiprocessing
 import os
 import random
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serve_parts import answer
+from serve_parts import CHILDREN, answer
 from sqlalchemy import insert, select
 
 from temper.serve.journal import Journal, verify
@@ -45,17 +44,17 @@ def test_a_killed_writer_leaves_a_whole_chain_and_all_it_had_settled(store_url: 
     store = Store(store_url)
     store.migrate()
     folder, told = tmp_path / "checkpoints", tmp_path / "told"
-    spawn = multiprocessing.get_context("spawn")
     draw = random.Random(7)
     for _ in range(KILLS):
-        begun = spawn.Event()
-        process = spawn.Process(target=_write, args=(store_url, folder, begun, told))
+        begun = CHILDREN.Event()
+        process = CHILDREN.Process(target=_write, args=(store_url, folder, begun, told))
         process.start()
-        assert begun.wait(60)
+        assert begun.wait(120)
         time.sleep(draw.uniform(0.0, 0.2))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
         found = verify(store, Keyring([SECRET]), folder)
         assert found.problems == []
     assert found.lanes == KILLS

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,6 +173,7 @@ async def leaks(rng: random.Random, cases: int) -> tuple[int, int]:
     return stopped, clean
 
 
+@pytest.mark.timeout(900)  # a minute of one core here
 def test_a_hundred_thousand_phrases_at_every_place_do_not_leak() -> None:
     stopped, clean = asyncio.run(leaks(random.Random(7), CASES))
     assert (stopped, clean) == (CASES * 4 // 5, CASES // 5)

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from bounded import soon
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
@@ -135,11 +136,12 @@ def test_the_task_shares_totals_and_saves_them_at_the_end(store: Store, monkeypa
         limiter, other = Limiter(store), Limiter(store)
         limiter.start()
         limiter.spend(A, 5)
-        for _ in range(500):
+
+        async def shared() -> bool:
             await other.sync()
-            if other._total.get(A.id) == 5:
-                break
-            await asyncio.sleep(0.01)
+            return other._total.get(A.id) == 5
+
+        await soon(shared, "the other worker's totals")
         limiter.spend(A, 6)
         await limiter.close()
         await other.sync()

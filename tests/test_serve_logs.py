@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bounded import joined
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,7 +112,7 @@ def test_a_failed_task_a_failed_thread_and_a_failed_finaliser_say_no_text(
     assert [line["event"] for line in lines(out)] == ["a task failed", "a task failed"]
     thread = threading.Thread(target=int, args=(SECRET,))
     thread.start()
-    thread.join()
+    joined(thread, "a thread that fails")
     said = capsys.readouterr().err
     assert json.loads(said)["raised"] == "ValueError"
     assert SECRET not in said + out.getvalue()

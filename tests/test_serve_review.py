@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from bounded import WAIT_S
+from serve_parts import opened
 from sqlalchemy import insert, select
 
 from temper.errors import UsageError
@@ -81,8 +83,7 @@ class World:
 
 @asynccontextmanager
 async def world(url: str, folder: Path, clock: Clock | None = None) -> AsyncIterator[World]:
-    store = Store(url)
-    store.migrate()
+    store = opened(url)
     journal = Journal(store, KEYRING, folder / "checkpoints")
     journal.start()
     made = clock or Clock()
@@ -325,19 +326,22 @@ def test_of_many_claims_at_once_one_counts(store_url: str, tmp_path: Path) -> No
     asyncio.run(story())
 
 
-def test_whoever_waits_is_woken_here_and_finds_it_from_another_worker(store_url: str, tmp_path: Path) -> None:
+def test_whoever_waits_is_woken_here_and_finds_it_from_another_worker(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def story() -> None:
         async with world(store_url, tmp_path / "a") as here, world(store_url, tmp_path / "b") as there:
-            for decider, most in ((here, 0.2), (there, 1.5)):
+            for decider, pauses in ((here, (WAIT_S, WAIT_S)), (there, (0.05, 0.05))):  # here nobody looks, one is woken
+                monkeypatch.setattr("temper.serve.review.POLL_S", pauses)
                 id = await here.item()
-                waiting = asyncio.create_task(here.holds.wait(id, 5))
+                waiting = asyncio.create_task(here.holds.wait(id, WAIT_S))
                 await asyncio.sleep(0.02)
                 await decider.holds.decide(id, ANNA, "release")
                 start = time.monotonic()
                 assert (await waiting).state == "released"
-                assert time.monotonic() - start < most
+                assert time.monotonic() - start < WAIT_S / 2
             id = await here.item(Review(expire_s=0.1))
-            assert (await here.holds.wait(id, 5)).state == "expired"
+            assert (await here.holds.wait(id, WAIT_S)).state == "expired"
             assert (await here.holds.wait(await here.item(), 0.05)).state == "waiting"
 
     asyncio.run(story())

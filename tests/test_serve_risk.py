@@ -6,6 +6,7 @@ The pairs were written by those who wrote the lists, before the lists were run o
 import time
 
 import pytest
+from bounded import allowed
 
 from temper.errors import PolicyError
 from temper.serve.filters.risk import DOMAINS, Risk
@@ -125,4 +126,4 @@ def test_a_megabyte_is_judged_in_time() -> None:
     begun = time.thread_time()
     for text in ("should i and " * 80_000, "mortgage stocks " * 60_000, "i want to " * 100_000, "x" * 1_000_000):
         judged(text)
-    assert time.thread_time() - begun < 3
+    assert time.thread_time() - begun < allowed(3)

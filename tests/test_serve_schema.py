@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import schemathesis
+from bounded import WAIT_S, joined
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
@@ -33,12 +34,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
             up.set()
             await done.wait()
 
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()
-    assert up.wait(20)
+    assert up.wait(WAIT_S), "the gateway did not start"
     yield str(known["url"]), str(known["token"])
     known["loop"].call_soon_threadsafe(done.set)  # type: ignore[attr-defined]
-    thread.join(20)
+    joined(thread, "the gateway to stop")
 
 
 def test_every_route_keeps_to_the_description(served: tuple[str, str]) -> None:
@@ -53,7 +54,7 @@ def test_every_route_keeps_to_the_description(served: tuple[str, str]) -> None:
             @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
             @given(operation.as_strategy(generation_mode=mode))
             def conforms(case: schemathesis.Case) -> None:
-                answer = case.call(timeout=20, headers=headers)
+                answer = case.call(timeout=WAIT_S, headers=headers)
                 # the check of wrong bodies does not know that 413 refuses one
                 too_large = [negative_data_rejection] if answer.status_code == 413 else []
                 case.validate_response(answer, excluded_checks=[*NOT_CHECKED, *too_large])
@@ -80,6 +81,9 @@ def test_json_at_its_edges_is_answered_and_no_failure(served: tuple[str, str], r
         f'{{"seed": {odd}, {fields}, {messages}}}',
     ):
         answer = httpx.post(
-            url + route, content=body, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            url + route,
+            content=body,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            timeout=WAIT_S,
         )
         assert answer.status_code in (200, 400)

@@ -1,14 +1,14 @@
 """The store on both databases: transactions, migrations, the file's mode, a database that goes away and comes back."""
 
 import asyncio
-import multiprocessing
 import stat
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from serve_parts import SECRET
+from bounded import WAIT_S, joined
+from serve_parts import CHILDREN, SECRET
 from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
@@ -62,14 +62,14 @@ def test_a_reader_does_not_wait_for_a_writer(store: Store) -> None:
     def slow(connection: object) -> None:
         connection.execute(insert(tables.spent), _spend("a"))  # type: ignore[attr-defined]
         inside.set()
-        assert go.wait(10)
+        assert go.wait(WAIT_S)
 
     writer = threading.Thread(target=store.now, args=(slow,))
     writer.start()
-    assert inside.wait(10)
+    assert inside.wait(WAIT_S)
     assert store.now(lambda c: c.execute(select(func.count()).select_from(tables.spent)).scalar(), reads=True) == 0
     go.set()
-    writer.join()
+    joined(writer, "the writer")
 
 
 def test_migrating_an_empty_database_makes_exactly_the_tables(store: Store) -> None:
@@ -99,20 +99,19 @@ def test_the_named_head_is_the_last_migration(store: Store) -> None:
 
 
 def _migrated(url: str, gate: object) -> None:
-    gate.wait()  # type: ignore[attr-defined]
+    gate.wait(120)  # type: ignore[attr-defined]
     store = Store(url)
     store.migrate()
     store.close()
 
 
 def test_two_processes_that_migrate_at_once_do_it_once(store_url: str) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    gate = spawn.Barrier(2)
-    both = [spawn.Process(target=_migrated, args=(store_url, gate)) for _ in range(2)]
+    gate = CHILDREN.Barrier(2)
+    both = [CHILDREN.Process(target=_migrated, args=(store_url, gate)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
-        process.join(60)
+        process.join(120)
     assert [p.exitcode for p in both] == [0, 0]
 
 
@@ -130,7 +129,7 @@ def test_what_is_up_to_date_needs_no_migration_library(tmp_path: Path) -> None:
     made.migrate()
     made.close()
     code = f"import sys; from temper.serve.store import Store; Store({url!r}).migrate(); assert 'alembic' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=120)
 
 
 def test_the_file_of_sqlite_is_for_its_owner_alone(tmp_path: Path) -> None:

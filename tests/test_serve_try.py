@@ -85,10 +85,10 @@ def test_the_story_of_the_readme_can_be_played(tmp_path: Path) -> None:
             asyncio.run(up(port))
             env |= {"URL": f"http://127.0.0.1:{port}", "STATE": str(tmp_path)}
             env |= {"PYTHON": sys.executable, "TEMPER": " ".join(temper)}
-            played = subprocess.run(["scripts/try"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+            played = subprocess.run(["scripts/try"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
         finally:
             work.send_signal(signal.SIGTERM)
-            work.wait(30)
+            ended(work)
     said = played.stdout
     assert played.returncode == 0, played.stderr
     assert "[PROJECT] begins on Monday." in said
@@ -102,6 +102,14 @@ def test_the_story_of_the_readme_can_be_played(tmp_path: Path) -> None:
     assert "may no longer sign in" in said
 
 
+def ended(work: "subprocess.Popen[bytes]") -> None:
+    """Wait for the end of what was told to stop. Raises `subprocess.TimeoutExpired`; it is killed then."""
+    try:
+        work.wait(60)
+    finally:
+        work.kill()
+
+
 async def up(port: int) -> None:
     class Running:
         returncode = None
@@ -112,7 +120,7 @@ async def up(port: int) -> None:
 
 def test_without_a_gateway_it_says_how_to_start_one() -> None:
     env = {**os.environ, "URL": f"http://127.0.0.1:{free_port()}"}
-    played = subprocess.run(["scripts/try"], cwd=ROOT, env=env, capture_output=True, text=True)
+    played = subprocess.run(["scripts/try"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert played.returncode == 1
     assert "make serve" in played.stderr
 

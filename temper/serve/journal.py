@@ -86,7 +86,7 @@ class Journal:
         self._singly = 0  # entries still to be written one at a time, since the database refused one of them
         self._uncovered = 0  # rows since the last checkpoint
         self._checked = 0.0
-        self._closing = threading.Event()
+        self._closing, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
 
     @property
@@ -185,8 +185,27 @@ class Journal:
         if len(self._queue) >= BATCH:
             self._urgent.set()
         self._some.set()
+        if self._ended.is_set():  # between the look at the first line and now
+            self._leave()
 
     def _write_all(self) -> None:
+        try:
+            self._write_until_closed()
+        except BaseException as error:
+            self.trouble = f"the thread that writes ended by {type(error).__name__}"
+            raise
+        finally:
+            self._ended.set()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Tell all who wait for a thread that is no more."""
+        with self._pen:
+            for entry in self._queue:
+                if entry.done is not None and not entry.done.done():
+                    entry.done.set_exception(StorageError(f"the audit journal is closed: {self.trouble or 'it was stopped'}"))
+
+    def _write_until_closed(self) -> None:
         failures = 0
         while True:
             self._some.wait(CHECK_S)

@@ -5,6 +5,8 @@ deadline, or finds the queue full, counts as an error of the filter; its thread 
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -12,6 +14,8 @@ from threading import Lock
 from temper.serve.guard import failure, opinion
 from temper.serve.policy import Setting
 from temper.serve.verdict import Finding, View
+
+log = logging.getLogger(__name__)
 
 
 class Pool:
@@ -38,8 +42,13 @@ class Pool:
             return failure(setting, f"no answer within {self._deadline_s:g} s")
 
     async def close(self) -> None:
-        """Waits for the calls under way; those in the queue are dropped."""
-        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        """Waits for the calls under way, each at most its deadline; those in the queue are dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + self._deadline_s
+        while self.under_way and time.monotonic() < end:
+            await asyncio.sleep(0.005)
+        if self.under_way:  # what comes after must be done all the same: the journal has rows to save
+            log.error("%d filters have not returned within %g s and are left behind", self.under_way, self._deadline_s)
 
     def _ended(self, _: object) -> None:
         with self._lock:
