@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection
 from temper import types
 from temper.errors import DataError, StorageError
 from temper.serve import agentic, ids, lint, logs, nightly
-from temper.serve.access import identify
+from temper.serve.access import RETRY_S, admit, identify
 from temper.serve.filters import format as formats
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
@@ -59,8 +59,9 @@ Send = Callable[[Message], Awaitable[None]]
 log = logging.getLogger(__name__)
 ALIVE_S: Final = 10.0
 """A stream on which nothing is released says so this often, in seconds, so that nobody between takes it for dead."""
-RETRY_S: Final = 5
 BODY_S: Final = 60.0
+TELL_S: Final = 10.0
+"""A client that does not read what went wrong in so many seconds is not told; its connection is closed."""
 WATCH_S: Final = 0.05
 """After so many seconds a request is ended at once when its client leaves; until then it is nearly over anyway."""
 DRAINED: Final = 4 * 2**20
@@ -137,21 +138,8 @@ class Exchange:
         self.caller = await self._known()
         self.guard = await guard_of(self.gateway, self.caller)
         self.limits = limits_of(self.policy.limits, self.caller)
-        refused = self.gateway.limits.admit(self.caller, self.limits)
-        if refused is not None:
-            self.gateway.meters.shed(refused.code)
-            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
-        if not self.gateway.ready.ok:
-            self.gateway.meters.shed("self-test")
-            raise overloaded("the self-test of the filters has not passed; /readyz says more", RETRY_S, code="not_ready")
-        if not self.gateway.journal.accepts:
-            self.gateway.meters.shed("journal")
-            raise overloaded("what is answered cannot be put on record just now", RETRY_S)
-        try:
-            async with asyncio.timeout(BODY_S):
-                raw = await read_body(self._receive, self.limits.request_bytes)
-        except TimeoutError:
-            raise ApiError(408, "the request did not arrive in time", code="request_timeout") from None
+        admit(self.gateway, self.caller, self.limits)
+        raw = await read_body(self._receive, self.limits.request_bytes)
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()
         # no task for each request: most are over before anybody could leave
@@ -850,18 +838,23 @@ class Exchange:
         if self.ended:
             return
         if self.begun:
-            self.ended = True
-            await self._send({"type": "http.response.body", "body": error_frame(error) + DONE, "more_body": False})
-            return
-        if self.action >= Action.REVIEW:
-            await self._committed()
-        own = {k.lower().encode(): v.encode("latin-1", "replace") for k, v in error.headers.items()}
-        own.setdefault(b"x-temper-request-id", self.id.encode())
-        body = error.body()
-        headers = [_JSON, (b"content-length", str(len(body)).encode()), *own.items()]
+            messages: list[Message] = []
+            body = error_frame(error) + DONE
+        else:
+            if self.action >= Action.REVIEW:
+                await self._committed()
+            own = {k.lower().encode(): v.encode("latin-1", "replace") for k, v in error.headers.items()}
+            own.setdefault(b"x-temper-request-id", self.id.encode())
+            body = error.body()
+            headers = [_JSON, (b"content-length", str(len(body)).encode()), *own.items()]
+            messages = [{"type": "http.response.start", "status": error.status, "headers": headers}]
         self.begun = self.ended = True
-        await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        try:
+            async with asyncio.timeout(TELL_S):
+                for message in [*messages, {"type": "http.response.body", "body": body, "more_body": False}]:
+                    await self._send(message)
+        except TimeoutError:
+            log.warning("request %s: its client did not read what went wrong", self.id)
 
     # The record.
 
@@ -965,7 +958,15 @@ def public_url(gateway: Gateway) -> str:
 
 
 async def read_body(receive: Receive, most: int) -> bytes:
-    """The whole body, at most `most` bytes (0: any). Raises `ApiError` 413, `Gone`."""
+    """The whole body, at most `most` bytes (0: any). Raises `ApiError` 408 and 413, `Gone`."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _read(receive, most)
+    except TimeoutError:
+        raise ApiError(408, "the request did not arrive in time", code="request_timeout") from None
+
+
+async def _read(receive: Receive, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:

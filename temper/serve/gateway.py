@@ -26,9 +26,9 @@ from starlette.exceptions import HTTPException
 
 from temper.errors import StorageError
 from temper.serve import canary, limits, nightly, telemetry, webhooks
-from temper.serve.access import Renewal, SignIn
+from temper.serve.access import RETRY_S, Renewal, SignIn
 from temper.serve.canary import Readiness
-from temper.serve.chat import RETRY_S, Exchange
+from temper.serve.chat import Exchange
 from temper.serve.guard import Guard
 from temper.serve.jobs import Jobs
 from temper.serve.journal import Journal
