@@ -660,7 +660,9 @@ class Exchange:
         return f"This {what} was stopped by the policy {self.policy.name}{why}.{reason} If that is wrong, ask for a review: {url}"
 
     async def _kept_for_appeal(self, answers: Sequence[Mapping[str, Any]]) -> None:
-        self.vault_id = await self.gateway.holds.keep(request=self._request(), answers=answers, review=self.policy.review)
+        self.vault_id = await self.gateway.holds.keep(
+            request=self._request(), answers=answers, review=self.policy.review, notice=self.notice
+        )
 
     async def _held(self, kind: str, answers: Sequence[Mapping[str, Any]]) -> bool:
         """Put the request or its answer before a person; True where a request was let through while it waited."""
@@ -675,6 +677,7 @@ class Exchange:
             request=self._request(),
             answers=answers,
             review=self.policy.review,
+            notice=self.notice,
         )
         if self._deadline.when() is not None:  # the reviewers' time is not the model server's
             now = asyncio.get_running_loop().time()
@@ -723,7 +726,7 @@ class Exchange:
         said = [
             Said(
                 str(a.get("reasoning", "")) if thoughts else "",
-                str(a.get("content", "")),
+                self.notice.first + str(a.get("content", "")),
                 {j: (c["name"], c.get("call_id") or ids.new("call"), c["arguments"]) for j, c in enumerate(a.get("calls", ()))},
             )
             for a in answers
