@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from temper.serve.guard import Guard
 
 if TYPE_CHECKING:
+    import asyncio
+
     from temper.serve.canary import Readiness
     from temper.serve.journal import Journal
     from temper.serve.keyring import Keyring
@@ -51,7 +53,7 @@ class Gateway:
     """Everything a route needs. `guard` is replaced as a whole when the policy is reloaded; requests keep the one they began
     with.
 
-    `guards` holds the guards of other policies that keys name, by name.
+    `guards` holds the guards of other policies that keys name, by name; `opening` those that are being read and tested now.
     """
 
     settings: Settings
@@ -70,3 +72,4 @@ class Gateway:
     ready: "Readiness"
     pool: "Pool"
     guards: dict[str, Guard] = field(default_factory=dict)
+    opening: "dict[str, asyncio.Task[Guard]]" = field(default_factory=dict)
