@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -186,11 +187,11 @@ def _raw(writer: asyncio.StreamWriter, status: int, body: bytes, more: bytes = b
 
 
 @asynccontextmanager
-async def fake() -> AsyncIterator[Fake]:
-    """A running server on a free port of loopback."""
+async def fake(tls: ssl.SSLContext | None = None) -> AsyncIterator[Fake]:
+    """A running server on a free port of loopback; with `tls`, over https."""
     made = Fake()
-    server = await asyncio.start_server(made.handle, "127.0.0.1", 0)
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    server = await asyncio.start_server(made.handle, "127.0.0.1", 0, ssl=tls)
+    made.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield made
     finally:

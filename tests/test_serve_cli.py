@@ -84,6 +84,9 @@ async def ready(client: httpx.AsyncClient, work: asyncio.subprocess.Process) -> 
         (["ftp://127.0.0.1/v1"], "wanted http://"),
         (["http://user:secret@127.0.0.1/v1"], "without credentials"),
         (["http://127.0.0.1:1/v1", "--upstream-key-env", "TEMPER_NO_SUCH_KEY"], "no such variable"),
+        (["https://127.0.0.1:1/v1", "--upstream-ca", "nowhere.pem"], "nowhere.pem: No such file"),
+        (["https://127.0.0.1:1/v1", "--upstream-ca", __file__], "no certificates in PEM form"),
+        (["http://127.0.0.1:1/v1", "--upstream-ca", __file__], "is not asked over https"),
         (["smollm2-135m", "--workers", "2"], "one worker"),
     ],
 )

@@ -26,6 +26,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes; a model in process has one.")] = 1,
     models: Annotated[list[str] | None, typer.Option("--model", help="Only this model may be asked; may be repeated.")] = None,
     upstream_key_env: Annotated[str, typer.Option(help="The variable with the model server's key.")] = "",
+    upstream_ca: Annotated[str, typer.Option(help="PEM file of who signs an https model server, in place of the system's.")] = "",
     public_url: Annotated[str, typer.Option(help="What links in messages begin with.")] = "",
     drain: Annotated[float, typer.Option(min=0, help="Seconds that answers under way get at a stop.")] = 30.0,
 ) -> None:
@@ -37,6 +38,7 @@ def serve(
         upstream=model,
         models=tuple(models or ()),
         upstream_key=_key(upstream_key_env),
+        upstream_ca=upstream_ca,
         policy=policy,
         database=database,
         secret=secret,
@@ -65,9 +67,12 @@ def _check(settings: "Settings", *, remote: bool) -> None:
     from temper.errors import UsageError
     from temper.serve.access import loopback
     from temper.serve.policy import read_policy
-    from temper.serve.upstream import endpoint
+    from temper.serve.upstream import endpoint, trusted
 
     read_policy(settings.policy)
+    if settings.upstream_ca and not settings.upstream.startswith("https://"):
+        raise UsageError(f"--upstream-ca {settings.upstream_ca}: {settings.upstream} is not asked over https")
+    trusted(settings.upstream_ca)
     if remote:
         endpoint(settings.upstream)
     elif settings.workers > 1:

@@ -29,12 +29,14 @@ class Settings:
     """How the service is run: what the command line says. What it enforces is the policy.
 
     `database` is a SQLAlchemy URL; `secret` the file of the master key, which is never in the database; `checkpoints` a folder
-    (best on another disk) where the audit's signed checkpoints go; `public_url` is what links in messages begin with.
+    (best on another disk) where the audit's signed checkpoints go; `public_url` is what links in messages begin with;
+    `upstream_ca` a PEM file of the authorities that may sign the model server's certificate ("": the system's).
     """
 
     upstream: str
     models: tuple[str, ...] = ()
     upstream_key: str = ""
+    upstream_ca: str = ""
     policy: str = "chat"
     database: str = "sqlite:///temper.db"
     secret: Path = Path("temper.secret")
