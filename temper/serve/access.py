@@ -91,12 +91,12 @@ async def identify(gateway: Gateway, request: HTTPConnection, scope: str) -> Cal
     return found
 
 
-def admit(gateway: Gateway, who: Caller, limits: Limits, *, judges: bool = True) -> None:
+async def admit(gateway: Gateway, who: Caller, limits: Limits, *, judges: bool = True) -> None:
     """Let a request begin, which then counts against its key's rate. `judges` says that filters answer it, and its row tells.
 
     Raises `ApiError` 429 for a limit of the key, 503 where there is no room, the self-test fails, or nothing can go on record.
     """
-    refused = gateway.limits.admit(who, limits)
+    refused = await gateway.limits.admitted(who, limits)
     if refused is not None:
         gateway.meters.shed(refused.code)
         raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)

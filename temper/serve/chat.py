@@ -138,7 +138,7 @@ class Exchange:
         self.caller = await self._known()
         self.guard = await guard_of(self.gateway, self.caller)
         self.limits = limits_of(self.policy.limits, self.caller)
-        admit(self.gateway, self.caller, self.limits)
+        await admit(self.gateway, self.caller, self.limits)
         raw = await read_body(self._receive, self.limits.request_bytes)
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()

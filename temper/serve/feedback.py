@@ -114,7 +114,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
     async def give(request: Request, who: Caller = Depends(caller("feedback"))) -> JSONResponse:  # noqa: B008
         """Say what you think of an answer you got."""
         guard = await guard_of(gateway, who)
-        admit(gateway, who, limits_of(guard.policy.limits, who), judges=False)
+        await admit(gateway, who, limits_of(guard.policy.limits, who), judges=False)
         given = parse(await read_body(request.receive, BYTES))
         if isinstance(given, str):
             return wrong(400, f"{given or 'the body'} is not as documented", given or None)

@@ -92,7 +92,7 @@ def build(settings: Settings, *, upstream: Upstream | None = None) -> Gateway:
         journal=journal,
         keys=Keys(store, journal),
         people=People(store, keyring, journal),
-        limits=Limiter(store),
+        limits=Limiter(store, workers=settings.workers),
         hooks=hooks,
         holds=Holds(store, vault, journal, hooks),
         upstream=upstream or Remote(settings.upstream, settings.upstream_key, ca=settings.upstream_ca),

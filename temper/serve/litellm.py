@@ -113,7 +113,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
         began, at = time.perf_counter(), time.time()
         guard = await guard_of(gateway, who)
         limits = limits_of(guard.policy.limits, who)
-        admit(gateway, who, limits)
+        await admit(gateway, who, limits)
         try:
             asked = Asked.model_validate_json(await read_body(request.receive, limits.request_bytes))
         except ValidationError:

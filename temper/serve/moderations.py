@@ -46,7 +46,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
         """Whether texts break the policy, by category."""
         guard = await guard_of(gateway, who)
         limits = limits_of(guard.policy.limits, who)
-        admit(gateway, who, limits)
+        await admit(gateway, who, limits)
         given = parse_json(await read_body(request.receive, limits.request_bytes))
         texts, id = texts_of(given.get("input")), ids.new("modr")
         rows = []
