@@ -16,6 +16,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "clean": {"content": CLEAN},
     "reasons": {"reasoning_content": CLEAN, "content": "Done."},
     "thinks": {"content": f"<think>{CLEAN}</think>Done."},
+    "unopened": {"content": f"{CLEAN}</think>Done."},
     "calls": {"tool": {"name": "sh", "arguments": '{"cmd": "ls"}'}},
     "bad_out": {"content": CLEAN + f"start the {BANNED} now. " + CLEAN},
     "bad_tail": {"content": CLEAN + f"start the {BANNED}"},

@@ -48,6 +48,7 @@ from temper.serve.release import Answer, Delta, Release
 from temper.serve.reload import guard_of
 from temper.serve.review import Links, Outcome
 from temper.serve.state import Gateway
+from temper.serve.think import presumed
 from temper.serve.upstream import Stream, broken, late
 from temper.serve.verdict import Action, Caller, Channel, Finding, Turn, Verdict, View
 
@@ -363,9 +364,14 @@ class Exchange:
 
     def _fresh(self, *, strict: bool) -> Release:
         thinks = _THINKS[self.policy.thinks]
-        self.release = Release(self.guard, self.turn, thinks=thinks, pool=self.gateway.pool, strict=strict)
+        wary = self._may_think() and (self.asked.model in self.gateway.unopened or presumed(self.asked.model))
+        self.release = Release(self.guard, self.turn, thinks=thinks, wary=wary, pool=self.gateway.pool, strict=strict)
         self.finishes, self.names, self.usage, self.logprobs = {}, {}, None, {}
         return self.release
+
+    def _may_think(self) -> bool:
+        """Whether the request lets the model think, by the switches that chat templates know."""
+        return False not in self.asked.body.get("chat_template_kwargs", {}).values()
 
     def _tries(self) -> int:
         return max(1, self.policy.output.retries)
@@ -392,6 +398,9 @@ class Exchange:
         if self.release is not None:
             self.scanned += self.release.scanned
             self.released += self.release.released
+            whole = self.release.stopped is None and set(self.finishes.values()) == {"stop"}
+            if self.policy.thinks == "auto" and (whole or self.release.unopened) and self._may_think():
+                self.gateway.learn(self.asked.model, unopened=self.release.unopened)
             self.findings += [
                 finding_row(place.channel, finding, place.choice, place.call) for place, finding in self.release.found
             ]

@@ -1,5 +1,6 @@
 """The gateway's parts, made once at start and handed to every route."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from temper.serve.upstream import Upstream
     from temper.serve.vault import Vault
     from temper.serve.webhooks import Hooks
+
+
+log = logging.getLogger(__name__)
+UNOPENED = 1000  # models that are told apart: a client may name any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,7 @@ class Gateway:
     with.
 
     `guards` holds the guards of other policies that keys name, by name; `opening` those that are being read and tested now.
+    `unopened` are models whose last answer, of this worker's, ended a thought that nothing had opened.
     """
 
     settings: Settings
@@ -75,3 +81,15 @@ class Gateway:
     pool: "Pool"
     guards: dict[str, Guard] = field(default_factory=dict)
     opening: "dict[str, asyncio.Task[Guard]]" = field(default_factory=dict)
+    unopened: set[str] = field(default_factory=set)
+
+    def learn(self, model: str, *, unopened: bool) -> None:
+        """Whether the model's next stream is to wait until it is certain what is thought: its last answer tells.
+
+        One answer that merely speaks of the tag thus costs one stream its pace, not all.
+        """
+        if not unopened:
+            self.unopened.discard(model)
+        elif model not in self.unopened and len(self.unopened) < UNOPENED:
+            log.warning("model %s ended a thought that nothing opened; its next streams wait for that end", model)
+            self.unopened.add(model)
