@@ -17,6 +17,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "reasons": {"reasoning_content": CLEAN, "content": "Done."},
     "thinks": {"content": f"<think>{CLEAN}</think>Done."},
     "unopened": {"content": f"{CLEAN}</think>Done."},
+    "german": {"content": "Der Zug nach Hamburg fährt heute leider erst eine Stunde später, weil ein Signal gestört ist."},
     "calls": {"tool": {"name": "sh", "arguments": '{"cmd": "ls"}'}},
     "bad_out": {"content": CLEAN + f"start the {BANNED} now. " + CLEAN},
     "bad_tail": {"content": CLEAN + f"start the {BANNED}"},

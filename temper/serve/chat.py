@@ -9,6 +9,7 @@ import copy
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
@@ -22,6 +23,7 @@ from temper.errors import DataError, StorageError
 from temper.serve import agentic, ids, lint, logs, nightly
 from temper.serve.access import RETRY_S, admit, identify
 from temper.serve.filters import format as formats
+from temper.serve.filters.language import Language, spoken
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
 from temper.serve.policy import Limits, Policy
@@ -895,7 +897,7 @@ class Exchange:
             "reasoning_tokens": details.get("reasoning_tokens", 0),
             "seconds": time.monotonic() - self.started,
             "first_s": self.first_s,
-            "language": "",
+            "language": self._language(),
             "vault_id": self.vault_id,
         }
         self.gateway.limits.spend(self.caller, usage.get("total_tokens") or self._guessed())
@@ -903,6 +905,19 @@ class Exchange:
         if self.status != 200 or self.action > Action.ALLOW:  # what simply passed is in the database
             logs.response(self.row)
         self.gateway.journal.response(self.row)
+
+    def _language(self) -> str:
+        """The language of a whole answer, where a filter read it for that; of no other, since it would take a millisecond."""
+        whole = self.status == 200 and self.release is not None and self.release.stopped is None
+        length = self.release.length(Channel.CONTENT) if whole and self.release is not None else 0
+        reader = next((s for s in self.guard.of[Channel.CONTENT] if s.kind == "language"), None) if length else None
+        if reader is None or not isinstance(reader.filter, Language):
+            return ""
+        found = Counter[str]()
+        for f in self.findings:
+            if f["filter"] == reader.name and f["channel"] == Channel.CONTENT.value:
+                found[f["rule"]] += f["end"] - f["start"]
+        return spoken(reader.filter, self.turn, found, length)
 
     def _guessed(self) -> int:
         """Tokens where the model server told none (its client left, or it never does): four characters each."""

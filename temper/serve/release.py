@@ -204,6 +204,10 @@ class Release:
         """Whether a thought ended that nothing had opened, so that only its end told what it was."""
         return self._unopened or any(s.unopened for s in self._splitters.values())
 
+    def length(self, channel: Channel) -> int:
+        """Characters of a channel that were read, of all choices."""
+        return sum(len(b.text) for b in self._buffers.values() if b.place.channel is channel)
+
     def answers(self) -> list[Answer]:
         """Everything the model wrote, by choice; to be asked when nothing more is fed."""
         self._flush()
