@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "clean": {"content": CLEAN},
     "reasons": {"reasoning_content": CLEAN, "content": "Done."},
     "thinks": {"content": f"<think>{CLEAN}</think>Done."},
+    "unopened": {"content": f"{CLEAN}</think>Done."},
+    "german": {"content": "Der Zug nach Hamburg fährt heute leider erst eine Stunde später, weil ein Signal gestört ist."},
     "calls": {"tool": {"name": "sh", "arguments": '{"cmd": "ls"}'}},
     "bad_out": {"content": CLEAN + f"start the {BANNED} now. " + CLEAN},
     "bad_tail": {"content": CLEAN + f"start the {BANNED}"},
@@ -186,11 +189,11 @@ def _raw(writer: asyncio.StreamWriter, status: int, body: bytes, more: bytes = b
 
 
 @asynccontextmanager
-async def fake() -> AsyncIterator[Fake]:
-    """A running server on a free port of loopback."""
+async def fake(tls: ssl.SSLContext | None = None) -> AsyncIterator[Fake]:
+    """A running server on a free port of loopback; with `tls`, over https."""
     made = Fake()
-    server = await asyncio.start_server(made.handle, "127.0.0.1", 0)
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    server = await asyncio.start_server(made.handle, "127.0.0.1", 0, ssl=tls)
+    made.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield made
     finally:

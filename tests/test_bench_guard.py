@@ -99,3 +99,18 @@ def test_memory_that_grows_is_told_from_memory_that_does_not(peers: ModuleType, 
     load = importlib.import_module("load_serve")
     steady = [100.0 + i % 3 for i in range(300)]
     assert load.growth(steady) <= load.FLAT < load.growth([100.0 + i for i in range(300)])
+
+
+def test_the_knee_is_where_more_clients_bring_no_more(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH.parent / "tools"))
+    load = importlib.import_module("load_serve")
+
+    def steps(*found: tuple[float, float, int]) -> list[dict[str, float]]:
+        return [{"rate": rate, "p99_ms": p99, "errors": errors} for rate, p99, errors in found]
+
+    assert load.ends(steps((100, 10, 0))) == ""
+    assert load.ends(steps((100, 10, 0), (190, 12, 0))) == ""
+    assert load.ends(steps((100, 10, 0), (190, 12, 0), (195, 13, 0))) == "the rate no longer grows"
+    assert load.ends(steps((100, 10, 0), (190, 20, 0))) == "p99 doubled"
+    assert load.ends(steps((100, 10, 0), (190, 12, 1))) == "requests failed"
+    assert load.ends(steps((0, 10, 3))) == "requests failed"

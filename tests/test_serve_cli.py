@@ -1,22 +1,27 @@
 """`temper serve` as a process: it starts, answers, stops cleanly, and says what is wrong before it serves anything."""
 
 import asyncio
+import base64
 import os
 import signal
 import socket
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from bounded import WAIT_S, soon
+from click.testing import Result
 from fake_openai import CLEAN, fake
 from serve_world import POLICY
 from typer.testing import CliRunner
 
+from temper.cli import app
 from temper.cli.serve import serve
 from temper.errors import UsageError
+from temper.serve.state import Settings
 
 START = "import typer, sys; from temper.cli.serve import serve; typer.run(serve)"
 
@@ -88,6 +93,9 @@ async def ready(client: httpx.AsyncClient, work: asyncio.subprocess.Process) -> 
         (["ftp://127.0.0.1/v1"], "wanted http://"),
         (["http://user:secret@127.0.0.1/v1"], "without credentials"),
         (["http://127.0.0.1:1/v1", "--upstream-key-env", "TEMPER_NO_SUCH_KEY"], "no such variable"),
+        (["https://127.0.0.1:1/v1", "--upstream-ca", "nowhere.pem"], "nowhere.pem: No such file"),
+        (["https://127.0.0.1:1/v1", "--upstream-ca", __file__], "no certificates in PEM form"),
+        (["http://127.0.0.1:1/v1", "--upstream-ca", __file__], "is not asked over https"),
         (["smollm2-135m", "--workers", "2"], "one worker"),
     ],
 )
@@ -109,3 +117,61 @@ def test_an_unknown_policy_names_the_known_ones() -> None:
     app.command()(serve)
     told = CliRunner().invoke(app, ["http://127.0.0.1:1/v1", "--policy", "chatt"])
     assert "did you mean 'chat'?" in str(told.exception)
+
+
+def invoked(*given: str) -> Result:
+    return CliRunner().invoke(app, list(given))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, with nothing of a gateway in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("TEMPER_SECRET", "TEMPER_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_beyond_loopback_a_key_must_be_live(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Settings] = []
+    monkeypatch.setattr("temper.cli.serve._run", lambda settings, remote: served.append(settings))
+    opened = ["serve", "http://127.0.0.1:1/v1", "--host", "0.0.0.0"]
+    assert invoked("keys", "make", "app", "--days", "0.0001").exit_code == 0
+    monkeypatch.setattr("time.time", lambda now=time.time: now() + 60)
+    assert "there is no API key" in str(invoked(*opened).exception)
+    assert not served
+    assert invoked("keys", "make", "app").exit_code == 0
+    assert invoked(*opened).exit_code == 0
+    assert len(served) == 1
+
+
+def test_every_command_finds_the_database_of_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Settings] = []
+    monkeypatch.setattr("temper.cli.serve._run", lambda settings, remote: served.append(settings))
+    url = f"sqlite:///{folder / 'elsewhere.db'}"
+    monkeypatch.setenv("TEMPER_DATABASE", url)
+    assert invoked("keys", "make", "app").exit_code == 0
+    told = invoked("serve", "http://127.0.0.1:1/v1")
+    assert [s.database for s in served] == [url]
+    assert url not in told.output, "a password in it would be shown to whoever reads the log"
+    for command in (["keys", "list"], ["people", "list"], ["holds", "list"], ["loop", "audits"], ["audit", "verify"]):
+        assert invoked(*command).exit_code == 0, command
+    assert not (folder / "temper.db").exists()
+
+
+@pytest.mark.parametrize("variable", [None, "  "])
+@pytest.mark.parametrize(
+    "command", [["keys", "list"], ["people", "list"], ["holds", "list"], ["audit", "verify"], ["loop", "audits"]], ids=" ".join
+)
+def test_no_command_makes_a_secret_or_a_database_that_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], variable: str | None
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("TEMPER_SECRET", variable)
+    told = invoked(*command)
+    assert isinstance(told.exception, UsageError)
+    assert "--secret temper.secret: no such file" in str(told.exception)
+    monkeypatch.setenv("TEMPER_SECRET", base64.b64encode(bytes(32)).decode())
+    told = invoked(*command)
+    assert "database temper.db: no such file" in str(told.exception)
+    assert list(folder.iterdir()) == []

@@ -1,6 +1,8 @@
 """Rates, budgets and load: what is refused, when to come back, and what several workers share."""
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
 from bounded import soon
@@ -8,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from temper.serve import limits as module
-from temper.serve.limits import Limiter, sweep
+from temper.serve.limits import RATE, Limiter, sweep
 from temper.serve.policy import Limits
 from temper.serve.store import Store
 from temper.serve.tables import spent
@@ -89,7 +91,7 @@ def test_workers_share_what_was_spent(store: Store) -> None:
     assert one.admit(A, budget) is not None
     assert two.admit(A, budget) is not None
     assert Limiter(store, clock=clock).admit(A, budget) is None  # a fresh worker knows after its first second
-    row = store.now(lambda c: c.execute(select(spent)).mappings().one())
+    row = store.now(lambda c: c.execute(select(spent).where(spent.c.window != RATE)).mappings().one())
     assert (row["tokens"], row["requests"]) == (120, 1)
 
 
@@ -109,6 +111,104 @@ def test_what_was_counted_while_the_database_is_away_is_shared_later(store: Stor
     assert store.now(lambda c: c.execute(select(spent.c.tokens)).scalar()) == 8
 
 
+def admitted(limiters: list[Limiter], requests: int, rate: Limits, caller: Caller = A) -> int:
+    """How many of so many requests are let through, which come to the workers in turn."""
+
+    async def main() -> int:
+        found = [await limiters[i % len(limiters)].admitted(caller, rate) for i in range(requests)]
+        return found.count(None)
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("per_minute", [5, 60, 600])
+def test_a_keys_rate_holds_over_all_workers(store: Store, per_minute: int) -> None:
+    clock, rate = Clock(), Limits(requests_per_minute=per_minute)
+    limiters = [Limiter(store, workers=4, clock=clock) for _ in range(4)]
+    at_once = admitted(limiters, 4 * per_minute, rate)
+    assert per_minute <= at_once <= per_minute * (1 + 1 / 16) + 4
+    total = at_once
+    for _ in range(20):  # what a burst had too much is paid back: the mean holds
+        clock.now += 15
+        total += admitted(limiters, 2 * per_minute, rate)
+    assert per_minute * 5.5 <= total <= per_minute * (6 + 1 / 16) + 4
+
+
+def test_a_key_that_one_worker_alone_serves_has_all_of_its_rate(store: Store) -> None:
+    clock, rate = Clock(), Limits(requests_per_minute=60)
+    one, *others = [Limiter(store, workers=4, clock=clock) for _ in range(4)]
+    assert admitted([one], 100, rate) == 60
+    assert 60 <= admitted(others, 100, rate, B) <= 62  # two may let one through before they heard of the third's
+    later = Limiter(store, workers=4, clock=clock)  # a worker that was started again knows no key
+    asyncio.run(later.sync())
+    assert later.admit(A, rate) is not None
+
+
+def test_only_a_burst_asks_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, rate, asked, run = Clock(), Limits(requests_per_minute=600), 0, store.run
+
+    async def counted(*given: Any, **more: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await run(*given, **more)
+
+    monkeypatch.setattr(store, "run", counted)
+    limiter = Limiter(store, workers=4, clock=clock)
+    assert admitted([limiter], 9, rate) == 9
+    assert asked == 0
+    assert admitted([limiter], 2000, rate) == 591
+    assert asked <= 600 / 9, "a request that is refused asks nothing"
+
+
+def test_while_the_database_is_away_each_worker_counts_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    async def run(work: object, *, reads: bool = False) -> None:
+        nonlocal asked
+        asked += 1
+        raise OperationalError("INSERT", {}, Exception("gone"))
+
+    limiter, rate = Limiter(store, clock=Clock()), Limits(requests_per_minute=60)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "run", run)
+        assert admitted([limiter], 100, rate) == 60
+        assert asked == 1, "requests do not wait for a database that is away"
+    asyncio.run(limiter.sync())
+    other = Limiter(store, clock=limiter._clock)
+    asyncio.run(other.sync())
+    assert other.admit(A, rate) is not None
+
+
+def test_a_slow_database_holds_a_request_up_for_a_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ASK_S", 0.05)
+    limiter, rate = Limiter(store, clock=Clock()), Limits(requests_per_minute=60)
+
+    async def main() -> int:
+        waiting = asyncio.Event()
+
+        async def run(work: object, *, reads: bool = False) -> None:
+            await waiting.wait()
+
+        monkeypatch.setattr(store, "run", run)
+        found = [await limiter.admitted(A, rate) for _ in range(10)]
+        limiter._asking.cancel()  # type: ignore[union-attr]
+        return found.count(None)
+
+    assert asyncio.run(asyncio.wait_for(main(), 5)) == 10
+
+
+def test_a_request_that_asks_nobody_costs_little(store: Store) -> None:
+    limiter, rate = Limiter(store, workers=4), Limits(requests_per_minute=10**7)
+
+    async def main() -> float:
+        began = time.process_time()
+        for _ in range(2000):
+            await limiter.admitted(A, rate)
+        return (time.process_time() - began) / 2000
+
+    assert min(asyncio.run(main()) for _ in range(3)) < 20e-6
+
+
 def test_a_worker_with_too_much_under_way_sheds_load(store: Store) -> None:
     limiter = Limiter(store)
     for _ in range(2):
@@ -126,7 +226,7 @@ def test_the_memory_for_buckets_is_bounded(store: Store, monkeypatch: pytest.Mon
     limiter = Limiter(store)
     for i in range(100):
         assert limiter.admit(Caller(f"key_{i}"), Limits()) is None
-    assert len(limiter._buckets) == 10
+    assert len(limiter._whole) == 10
 
 
 def test_the_task_shares_totals_and_saves_them_at_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +258,14 @@ def test_totals_of_old_days_are_swept(store: Store) -> None:
         asyncio.run(limiter.sync())
         clock.now += 86_400
     assert store.now(lambda c: sweep(c, clock.now)) == 3
+
+
+def test_a_minute_is_swept_when_it_is_whole_again(store: Store) -> None:
+    clock, rate = Clock(), Limits(requests_per_minute=1)
+    limiter = Limiter(store, clock=clock)
+    assert limiter.admit(A, rate) is None
+    asyncio.run(limiter.sync())
+    assert store.now(lambda c: sweep(c, clock.now)) == 0
+    clock.now += 61
+    assert store.now(lambda c: sweep(c, clock.now)) == 1
+    assert limiter.admit(A, rate) is None

@@ -88,6 +88,7 @@ def test_an_answer_that_streams_is_held_back_by_the_longest_rule() -> None:
 def test_the_endpoint_wants_a_key_with_its_scope_and_writes_a_row_without_text(tmp_path: Path) -> None:
     async def main() -> None:
         async with gateway(tmp_path, BLOCKS) as made:
+            assert await made.ready.check(made.guard)
             body = {"input_type": "request", "texts": ["alice@example.org is forbidden"], "model": "alice@example.org", "new": 1}
             async with client(made, litellm.routes(made)) as http:
                 assert (await http.post(PATH, json=body)).json()["action"] == "BLOCKED"

@@ -5,6 +5,11 @@ answers, stalls, breaks off, lies and plants a banned phrase in every channel, t
 temper; then, evenly over the time, kills a worker with SIGKILL, takes the database away, fills the disk and lets the clock jump.
 Prints a summary as JSON and ends with 1 where a claim failed.
 
+`python tools/load_serve.py --knee plain [--seconds 10] [--most 512] [--workers 1] [--out FILE.jsonl]` breaks nothing and looks
+for the knee instead: it doubles the number of clients until p99 doubles from one step to the next, the rate no longer grows, or
+requests fail, and prints a row of each step. Clients and upstream run in this process: where `own_cpu` is near 1 they are the
+limit, not the gateway, whose share is `gateway_cpu` (both in cores).
+
 The disk is full for the gateway alone (RLIMIT_FSIZE); the clock jumps by a `time.time` that adds what stands in a file. SQLite is
 taken away by an exclusive lock; with `--postgres` the database is a PostgreSQL of the tests' own, which is stopped at once and
 started again.
@@ -27,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +44,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "guard_peers"), str(ROOT / "test
 
 import wire  # noqa: E402
 from cases import BANNED, ESCAPED, HIDDEN, OUTPUT, TOOLS, WIDE, holds, strings  # noqa: E402
-from load import below, memory_mb  # noqa: E402
+from load import below, measure, memory_mb  # noqa: E402
 from postgres import server  # noqa: E402
 
 HELD = "quiet zeppelin"
@@ -99,6 +104,8 @@ RECOVERED = 0.02
 TICKET = re.compile(r"hold_[0-9A-Za-z]{20,}")
 RESTART_S = 30.0
 SETTLES_S = 5.0
+GROWS = 1.05
+"""Twice the clients must give so many times the rate, or the knee is found."""
 FLAT = 1.15
 """The last third of the memory readings may exceed the second by so much."""
 
@@ -538,6 +545,69 @@ async def run(given: argparse.Namespace, folder: Path, postgres: Any) -> dict[st
     }
 
 
+# --- the knee ----------------------------------------------------------------------------------------------------------
+
+
+def ends(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why the search is over after these steps, "" where it goes on."""
+    *before, now = rows
+    if now["errors"] or not now["rate"]:
+        return "requests failed"
+    if not before:
+        return ""
+    if now["rate"] < GROWS * before[-1]["rate"]:
+        return "the rate no longer grows"
+    return "p99 doubled" if now["p99_ms"] >= 2 * before[-1]["p99_ms"] else ""
+
+
+async def step(service: Service, kind: str, clients: int, seconds: float) -> dict[str, Any]:
+    """So many clients for so long, each with one request under way."""
+    assert service.process is not None
+    asked = {"model": "fake", "stream": kind == "stream", "messages": [{"role": "user", "content": f"[[{kind}]] hello"}]}
+    wall, own = time.perf_counter(), time.process_time()
+    url = f"{service.url}/v1/chat/completions"
+    found: Any = await measure(url, json.dumps(asked).encode(), {}, at=clients, seconds=seconds, pid=service.process.pid)
+    own_cpu = (time.process_time() - own) / (time.perf_counter() - wall)
+    return {
+        "clients": clients,
+        "rate": found["rate"],
+        "p50_ms": found["p50_ms"],
+        "p99_ms": found["p99_ms"],
+        "errors": sum(found["failed"].values()),
+        "cpu_ms": found["cpu_ms"],
+        "gateway_cpu": round(found["rate"] * (found["cpu_ms"] or 0.0) / 1000, 2),
+        "own_cpu": round(own_cpu, 2),
+    }
+
+
+async def knee(given: argparse.Namespace, folder: Path, postgres: Any) -> dict[str, Any]:
+    """The steps until the search ends, each printed and written as it is known."""
+    listening, address = await upstream(given.seed)
+    database = postgres.url() if postgres else f"sqlite:///{folder / 'gateway.db'}"
+    service = Service(folder, address, database, given.workers, free_port())
+    service.start()
+    rows: list[dict[str, Any]] = []
+    why, clients = "", 1
+    try:
+        await service.ready()
+        while not why and clients <= given.most:
+            rows.append(await step(service, given.knee, clients, given.seconds))
+            print(json.dumps(rows[-1]), flush=True)
+            if given.out:
+                given.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            why, clients = ends(rows), 2 * clients
+    finally:
+        service.stop()
+        listening.close()
+    best = max(rows, key=lambda row: row["rate"] * (not row["errors"]))
+    return {
+        "knee": best["clients"],
+        "rate": best["rate"],
+        "why": why or f"{given.most} clients were the most allowed",
+        "ok": True,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -546,17 +616,20 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=8, help="how many things break, in turn: kill, database, disk, clock")
     parser.add_argument("--postgres", action="store_true", help="a PostgreSQL server of its own in place of SQLite")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="write the summary here")
+    parser.add_argument("--knee", choices=("plain", "stream"), help="break nothing, and look for the knee of such requests")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long a step of --knee takes")
+    parser.add_argument("--most", type=int, default=512, help="clients at which --knee gives up")
+    parser.add_argument("--out", type=Path, help="write the summary here; with --knee a row of each step")
     given = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every write to a gateway that has just been killed
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         folder.chmod(0o755)  # PostgreSQL runs as another user
         made = stack.enter_context(server(folder / "postgres")) if given.postgres else None
-        summary = asyncio.run(run(given, folder, made))
-    told = json.dumps(summary, indent=1)
+        summary = asyncio.run((knee if given.knee else run)(given, folder, made))
+    told = json.dumps(summary, indent=None if given.knee else 1)
     print(told)
-    if given.out:
+    if given.out and not given.knee:
         given.out.write_text(told + "\n")
     return 0 if summary["ok"] else 1
 

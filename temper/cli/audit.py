@@ -125,19 +125,15 @@ def verify(
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Read the gateway's audit journal back: one line for each change that was made to it, and exit code 1 if there is any."""
-    import os
-
     from temper.serve.journal import verify as read_back
-    from temper.serve.keyring import VARIABLE, open_keyring
+    from temper.serve.keyring import open_keyring
     from temper.serve.store import Store
     from temper.serve.verify import public_key
 
     # a new secret or an empty database would be made where a path is misspelt, and be found in perfect order
-    if not os.environ.get(VARIABLE, "").strip() and not secret.is_file():
-        raise UsageError(f"--secret {secret}: no such file; wanted the master secret that the gateway was started with")
+    keyring = open_keyring(secret, make=False)
     store = Store(database, make=False)
     try:
-        keyring = open_keyring(secret)
         found = read_back(store, keyring, checkpoints)
     finally:
         store.close()

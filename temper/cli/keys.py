@@ -1,6 +1,5 @@
 """`temper keys`: the API keys of a gateway's database."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make, list and revoke API keys of the gateway.", no_args_is_help=True, rich_markup_mode=None)
 
-Database = Annotated[str, typer.Option(envvar="TEMPER_DATABASE", help="SQLAlchemy URL of the gateway's database.")]
+DATABASE_VARIABLE = "TEMPER_DATABASE"
+Database = Annotated[
+    str, typer.Option(envvar=DATABASE_VARIABLE, help="SQLAlchemy URL of the gateway's database; PostgreSQL as postgresql://...")
+]
 Secret = Annotated[Path, typer.Option(help="File of the master secret; the variable TEMPER_SECRET comes first.")]
 Checkpoints = Annotated[Path, typer.Option(help="Folder of the audit's signed checkpoints.")]
 DATABASE, SECRET, CHECKPOINTS = "sqlite:///temper.db", Path("temper.secret"), Path("checkpoints")
@@ -95,19 +97,17 @@ def opened(database: str, secret: Path, checkpoints: Path, *, make: bool = False
     from sqlalchemy.exc import DBAPIError
 
     from temper.serve.journal import Journal
-    from temper.serve.keyring import VARIABLE, open_keyring
+    from temper.serve.keyring import open_keyring
     from temper.serve.store import Store
 
     # where a path is misspelt, an empty database would say that nothing waits, and a new secret would sign what is done
-    if not make and not os.environ.get(VARIABLE, "").strip() and not secret.is_file():
-        raise UsageError(f"--secret {secret}: no such file; wanted the master secret that the gateway was started with")
+    keyring = open_keyring(secret, make=make)
     store = Store(database, make=make)
     try:
         try:
             store.migrate()
         except DBAPIError as error:
             raise UsageError(f"database {store.url.render_as_string()}: {type(error.orig).__name__}; is it running?") from None
-        keyring = open_keyring(secret)
         journal = Journal(store, keyring, checkpoints)
         journal.start()
         try:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temper.cli.keys import DATABASE, SECRET
+from temper.cli.keys import DATABASE, SECRET, Database, Secret
 from temper.text.invisible import spelled_out
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Database = Annotated[str, typer.Option(help="The gateway's database.")]
-Secret = Annotated[Path, typer.Option(help="The gateway's master secret; TEMPER_SECRET in the environment goes first.")]
 Since = Annotated[float, typer.Option(help="Only what was said since then, in seconds since the epoch.")]
 Audit = Annotated[str, typer.Option(help="Only what this scheduled audit found.")]
 Redact = Annotated[bool, typer.Option(help="Replace personal data in the texts by placeholders.")]
@@ -135,16 +133,11 @@ def _serving(models: Path) -> str:
 
 
 def _open(database: str, secret: Path) -> "tuple[Store, Vault, Keyring]":
-    """The gateway's database and vault. Raises `UsageError` where the secret is not there: a new one could read nothing."""
-    import os
-
-    from temper.errors import UsageError
-    from temper.serve.keyring import VARIABLE, open_keyring
+    """The gateway's database and vault. Raises `UsageError` where either is missing: a new one would hold nothing."""
+    from temper.serve.keyring import open_keyring
     from temper.serve.store import Store
     from temper.serve.vault import Vault
 
-    if not secret.exists() and not os.environ.get(VARIABLE):
-        raise UsageError(f"--secret {secret}: no such file; it lies where `temper serve` was started, or set {VARIABLE}")
-    keyring = open_keyring(secret)
-    store = Store(database)
+    keyring = open_keyring(secret, make=False)
+    store = Store(database, make=False)
     return store, Vault(store, keyring), keyring

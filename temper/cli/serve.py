@@ -1,15 +1,14 @@
 """`temper serve MODEL_OR_URL`: the guarded gateway, before a model server or with a model in its own process."""
 
+import asyncio
 import logging
 import os
 import shlex
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from temper.cli.keys import CHECKPOINTS, DATABASE, SECRET
+from temper.cli.keys import CHECKPOINTS, DATABASE, DATABASE_VARIABLE, SECRET, Checkpoints, Database, Secret
 
 if TYPE_CHECKING:
     from temper.serve.inprocess import InProcess
@@ -21,12 +20,13 @@ def serve(
     policy: Annotated[str, typer.Option(help="A shipped policy by name, or a .toml file.")] = "chat",
     host: Annotated[str, typer.Option(help="The address to listen on. Beyond loopback it takes an API key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8080,
-    database: Annotated[str, typer.Option(help="A SQLAlchemy URL; PostgreSQL as postgresql://...")] = DATABASE,
-    secret: Annotated[Path, typer.Option(help="The file of the master key; made where missing.")] = SECRET,
-    checkpoints: Annotated[Path, typer.Option(help="Where the audit's signed checkpoints go.")] = CHECKPOINTS,
+    database: Database = DATABASE,
+    secret: Secret = SECRET,
+    checkpoints: Checkpoints = CHECKPOINTS,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes; a model in process has one.")] = 1,
     models: Annotated[list[str] | None, typer.Option("--model", help="Only this model may be asked; may be repeated.")] = None,
     upstream_key_env: Annotated[str, typer.Option(help="The variable with the model server's key.")] = "",
+    upstream_ca: Annotated[str, typer.Option(help="PEM file of who signs an https model server, in place of the system's.")] = "",
     public_url: Annotated[str, typer.Option(help="What links in messages begin with.")] = "",
     drain: Annotated[float, typer.Option(min=0, help="Seconds that answers under way get at a stop.")] = 30.0,
 ) -> None:
@@ -38,6 +38,7 @@ def serve(
         upstream=model,
         models=tuple(models or ()),
         upstream_key=_key(upstream_key_env),
+        upstream_ca=upstream_ca,
         policy=policy,
         database=database,
         secret=secret,
@@ -66,31 +67,33 @@ def _check(settings: "Settings", *, remote: bool) -> None:
     from temper.errors import UsageError
     from temper.serve.access import loopback
     from temper.serve.policy import read_policy
-    from temper.serve.upstream import endpoint
+    from temper.serve.upstream import endpoint, trusted
 
     read_policy(settings.policy)
+    if settings.upstream_ca and not settings.upstream.startswith("https://"):
+        raise UsageError(f"--upstream-ca {settings.upstream_ca}: {settings.upstream} is not asked over https")
+    trusted(settings.upstream_ca)
     if remote:
         endpoint(settings.upstream)
     elif settings.workers > 1:
         raise UsageError(f"--workers {settings.workers}: a model in this process is served by one worker")
-    if not loopback(settings.host) and not _has_key(settings.database):
+    if not loopback(settings.host) and not _has_key(settings):
         raise UsageError(
             f"--host {settings.host} can be reached from other machines, and there is no API key; "
             f"make one first: temper keys make NAME {_store(settings)}"
         )
 
 
-def _has_key(database: str) -> bool:
-    from sqlalchemy import func, or_, select
-
+def _has_key(settings: "Settings") -> bool:
+    from temper.serve.journal import Journal
+    from temper.serve.keyring import open_keyring
+    from temper.serve.keys import Keys
     from temper.serve.store import Store
-    from temper.serve.tables import keys
 
-    store = Store(database)
+    store = Store(settings.database)
     try:
         store.migrate()
-        live = keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > time.time())
-        return bool(store.now(lambda c: c.scalar(select(func.count()).where(*live)), reads=True))
+        return asyncio.run(Keys(store, Journal(store, open_keyring(settings.secret), settings.checkpoints)).any())
     finally:
         store.close()
 
@@ -104,9 +107,9 @@ def _tell(settings: "Settings") -> None:
 
 
 def _store(settings: "Settings") -> str:
-    """The flags by which another command finds this gateway's store; the usual ones need none."""
+    """The flags by which another command finds this gateway's store; the usual ones need none, nor what the environment says."""
     given = {
-        "--database": (settings.database, DATABASE),
+        "--database": (settings.database, os.environ.get(DATABASE_VARIABLE) or DATABASE),
         "--secret": (settings.secret, SECRET),
         "--checkpoints": (settings.checkpoints, CHECKPOINTS),
     }

@@ -19,11 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from temper.serve.keys import LOCAL
 from temper.serve.people import Person, Role, Session
-from temper.serve.protocol import ApiError
+from temper.serve.policy import Limits
+from temper.serve.protocol import ApiError, overloaded
 from temper.serve.state import Gateway
 from temper.serve.verdict import Caller
 
 SIGN_IN = "/sign-in"
+RETRY_S = 5
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -87,6 +89,23 @@ async def identify(gateway: Gateway, request: HTTPConnection, scope: str) -> Cal
     if scope not in found.scopes:
         raise ApiError(403, f"this API key lacks the scope {scope!r}", kind="permission_error", code="scope")
     return found
+
+
+async def admit(gateway: Gateway, who: Caller, limits: Limits, *, judges: bool = True) -> None:
+    """Let a request begin, which then counts against its key's rate. `judges` says that filters answer it, and its row tells.
+
+    Raises `ApiError` 429 for a limit of the key, 503 where there is no room, the self-test fails, or nothing can go on record.
+    """
+    refused = await gateway.limits.admitted(who, limits)
+    if refused is not None:
+        gateway.meters.shed(refused.code)
+        raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
+    if judges and not gateway.ready.ok:
+        gateway.meters.shed("self-test")
+        raise overloaded("the self-test of the filters has not passed; /readyz says more", RETRY_S, code="not_ready")
+    if judges and not gateway.journal.accepts:
+        gateway.meters.shed("journal")
+        raise overloaded("what is answered cannot be put on record just now", RETRY_S)
 
 
 async def open_to(gateway: Gateway, request: HTTPConnection) -> bool:

@@ -9,6 +9,7 @@ import copy
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
@@ -20,8 +21,9 @@ from starlette.requests import HTTPConnection
 from temper import types
 from temper.errors import DataError, StorageError
 from temper.serve import agentic, ids, lint, logs, nightly
-from temper.serve.access import identify
+from temper.serve.access import RETRY_S, admit, identify
 from temper.serve.filters import format as formats
+from temper.serve.filters.language import Language, spoken
 from temper.serve.guard import Guard, redacted
 from temper.serve.notice import Notice, notice
 from temper.serve.policy import Limits, Policy
@@ -48,6 +50,7 @@ from temper.serve.release import Answer, Delta, Release
 from temper.serve.reload import guard_of
 from temper.serve.review import Links, Outcome
 from temper.serve.state import Gateway
+from temper.serve.think import presumed
 from temper.serve.upstream import Stream, broken, late
 from temper.serve.verdict import Action, Caller, Channel, Finding, Turn, Verdict, View
 
@@ -59,8 +62,9 @@ Send = Callable[[Message], Awaitable[None]]
 log = logging.getLogger(__name__)
 ALIVE_S: Final = 10.0
 """A stream on which nothing is released says so this often, in seconds, so that nobody between takes it for dead."""
-RETRY_S: Final = 5
 BODY_S: Final = 60.0
+TELL_S: Final = 10.0
+"""A client that does not read what went wrong in so many seconds is not told; its connection is closed."""
 WATCH_S: Final = 0.05
 """After so many seconds a request is ended at once when its client leaves; until then it is nearly over anyway."""
 DRAINED: Final = 4 * 2**20
@@ -137,21 +141,8 @@ class Exchange:
         self.caller = await self._known()
         self.guard = await guard_of(self.gateway, self.caller)
         self.limits = limits_of(self.policy.limits, self.caller)
-        refused = self.gateway.limits.admit(self.caller, self.limits)
-        if refused is not None:
-            self.gateway.meters.shed(refused.code)
-            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
-        if not self.gateway.ready.ok:
-            self.gateway.meters.shed("self-test")
-            raise overloaded("the self-test of the filters has not passed; /readyz says more", RETRY_S, code="not_ready")
-        if not self.gateway.journal.accepts:
-            self.gateway.meters.shed("journal")
-            raise overloaded("what is answered cannot be put on record just now", RETRY_S)
-        try:
-            async with asyncio.timeout(BODY_S):
-                raw = await read_body(self._receive, self.limits.request_bytes)
-        except TimeoutError:
-            raise ApiError(408, "the request did not arrive in time", code="request_timeout") from None
+        await admit(self.gateway, self.caller, self.limits)
+        raw = await read_body(self._receive, self.limits.request_bytes)
         self.gateway.limits.enter()
         self.gateway.meters.under_way.inc()
         # no task for each request: most are over before anybody could leave
@@ -376,9 +367,14 @@ class Exchange:
 
     def _fresh(self, *, strict: bool) -> Release:
         thinks = _THINKS[self.policy.thinks]
-        self.release = Release(self.guard, self.turn, thinks=thinks, pool=self.gateway.pool, strict=strict)
+        wary = self._may_think() and (self.asked.model in self.gateway.unopened or presumed(self.asked.model))
+        self.release = Release(self.guard, self.turn, thinks=thinks, wary=wary, pool=self.gateway.pool, strict=strict)
         self.finishes, self.names, self.usage, self.logprobs = {}, {}, None, {}
         return self.release
+
+    def _may_think(self) -> bool:
+        """Whether the request lets the model think, by the switches that chat templates know."""
+        return False not in self.asked.body.get("chat_template_kwargs", {}).values()
 
     def _tries(self) -> int:
         return max(1, self.policy.output.retries)
@@ -405,6 +401,9 @@ class Exchange:
         if self.release is not None:
             self.scanned += self.release.scanned
             self.released += self.release.released
+            whole = self.release.stopped is None and set(self.finishes.values()) == {"stop"}
+            if self.policy.thinks == "auto" and (whole or self.release.unopened) and self._may_think():
+                self.gateway.learn(self.asked.model, unopened=self.release.unopened)
             self.findings += [
                 finding_row(place.channel, finding, place.choice, place.call) for place, finding in self.release.found
             ]
@@ -673,7 +672,9 @@ class Exchange:
         return f"This {what} was stopped by the policy {self.policy.name}{why}.{reason} If that is wrong, ask for a review: {url}"
 
     async def _kept_for_appeal(self, answers: Sequence[Mapping[str, Any]]) -> None:
-        self.vault_id = await self.gateway.holds.keep(request=self._request(), answers=answers, review=self.policy.review)
+        self.vault_id = await self.gateway.holds.keep(
+            request=self._request(), answers=answers, review=self.policy.review, notice=self.notice
+        )
 
     async def _held(self, kind: str, answers: Sequence[Mapping[str, Any]]) -> bool:
         """Put the request or its answer before a person; True where a request was let through while it waited."""
@@ -688,6 +689,7 @@ class Exchange:
             request=self._request(),
             answers=answers,
             review=self.policy.review,
+            notice=self.notice,
         )
         if self._deadline.when() is not None:  # the reviewers' time is not the model server's
             now = asyncio.get_running_loop().time()
@@ -736,7 +738,7 @@ class Exchange:
         said = [
             Said(
                 str(a.get("reasoning", "")) if thoughts else "",
-                str(a.get("content", "")),
+                self.notice.first + str(a.get("content", "")),
                 {j: (c["name"], c.get("call_id") or ids.new("call"), c["arguments"]) for j, c in enumerate(a.get("calls", ()))},
             )
             for a in answers
@@ -851,18 +853,23 @@ class Exchange:
         if self.ended:
             return
         if self.begun:
-            self.ended = True
-            await self._send({"type": "http.response.body", "body": error_frame(error) + DONE, "more_body": False})
-            return
-        if self.action >= Action.REVIEW:
-            await self._committed()
-        own = {k.lower().encode(): v.encode("latin-1", "replace") for k, v in error.headers.items()}
-        own.setdefault(b"x-temper-request-id", self.id.encode())
-        body = error.body()
-        headers = [_JSON, (b"content-length", str(len(body)).encode()), *own.items()]
+            messages: list[Message] = []
+            body = error_frame(error) + DONE
+        else:
+            if self.action >= Action.REVIEW:
+                await self._committed()
+            own = {k.lower().encode(): v.encode("latin-1", "replace") for k, v in error.headers.items()}
+            own.setdefault(b"x-temper-request-id", self.id.encode())
+            body = error.body()
+            headers = [_JSON, (b"content-length", str(len(body)).encode()), *own.items()]
+            messages = [{"type": "http.response.start", "status": error.status, "headers": headers}]
         self.begun = self.ended = True
-        await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        try:
+            async with asyncio.timeout(TELL_S):
+                for message in [*messages, {"type": "http.response.body", "body": body, "more_body": False}]:
+                    await self._send(message)
+        except TimeoutError:
+            log.warning("request %s: its client did not read what went wrong", self.id)
 
     # The record.
 
@@ -891,7 +898,7 @@ class Exchange:
             "reasoning_tokens": details.get("reasoning_tokens", 0),
             "seconds": time.monotonic() - self.started,
             "first_s": self.first_s,
-            "language": "",
+            "language": self._language(),
             "vault_id": self.vault_id,
         }
         self.gateway.limits.spend(self.caller, usage.get("total_tokens") or self._guessed())
@@ -899,6 +906,19 @@ class Exchange:
         if self.status != 200 or self.action > Action.ALLOW:  # what simply passed is in the database
             logs.response(self.row)
         self.gateway.journal.response(self.row)
+
+    def _language(self) -> str:
+        """The language of a whole answer, where a filter read it for that; of no other, since it would take a millisecond."""
+        whole = self.status == 200 and self.release is not None and self.release.stopped is None
+        length = self.release.length(Channel.CONTENT) if whole and self.release is not None else 0
+        reader = next((s for s in self.guard.of[Channel.CONTENT] if s.kind == "language"), None) if length else None
+        if reader is None or not isinstance(reader.filter, Language):
+            return ""
+        found = Counter[str]()
+        for f in self.findings:
+            if f["filter"] == reader.name and f["channel"] == Channel.CONTENT.value:
+                found[f["rule"]] += f["end"] - f["start"]
+        return spoken(reader.filter, self.turn, found, length)
 
     def _guessed(self) -> int:
         """Tokens where the model server told none (its client left, or it never does): four characters each."""
@@ -971,7 +991,15 @@ def public_url(gateway: Gateway) -> str:
 
 
 async def read_body(receive: Receive, most: int) -> bytes:
-    """The whole body, at most `most` bytes (0: any). Raises `ApiError` 413, `Gone`."""
+    """The whole body, at most `most` bytes (0: any). Raises `ApiError` 408 and 413, `Gone`."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _read(receive, most)
+    except TimeoutError:
+        raise ApiError(408, "the request did not arrive in time", code="request_timeout") from None
+
+
+async def _read(receive: Receive, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:

@@ -105,9 +105,8 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi import APIRouter, Depends, Query, Request
     from fastapi.responses import JSONResponse
 
-    from temper.serve.access import caller
+    from temper.serve.access import admit, caller
     from temper.serve.chat import limits_of, read_body
-    from temper.serve.protocol import overloaded
     from temper.serve.reload import guard_of
 
     router = APIRouter(tags=["feedback"])
@@ -115,9 +114,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
     async def give(request: Request, who: Caller = Depends(caller("feedback"))) -> JSONResponse:  # noqa: B008
         """Say what you think of an answer you got."""
         guard = await guard_of(gateway, who)
-        if (refused := gateway.limits.admit(who, limits_of(guard.policy.limits, who))) is not None:
-            gateway.meters.shed(refused.code)
-            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
+        await admit(gateway, who, limits_of(guard.policy.limits, who), judges=False)
         given = parse(await read_body(request.receive, BYTES))
         if isinstance(given, str):
             return wrong(400, f"{given or 'the body'} is not as documented", given or None)

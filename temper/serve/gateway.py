@@ -26,9 +26,9 @@ from starlette.exceptions import HTTPException
 
 from temper.errors import StorageError
 from temper.serve import canary, limits, nightly, telemetry, webhooks
-from temper.serve.access import Renewal, SignIn
+from temper.serve.access import RETRY_S, Renewal, SignIn
 from temper.serve.canary import Readiness
-from temper.serve.chat import RETRY_S, Exchange
+from temper.serve.chat import Exchange
 from temper.serve.guard import Guard
 from temper.serve.jobs import Jobs
 from temper.serve.journal import Journal
@@ -92,10 +92,10 @@ def build(settings: Settings, *, upstream: Upstream | None = None) -> Gateway:
         journal=journal,
         keys=Keys(store, journal),
         people=People(store, keyring, journal),
-        limits=Limiter(store),
+        limits=Limiter(store, workers=settings.workers),
         hooks=hooks,
         holds=Holds(store, vault, journal, hooks),
-        upstream=upstream or Remote(settings.upstream, settings.upstream_key),
+        upstream=upstream or Remote(settings.upstream, settings.upstream_key, ca=settings.upstream_ca),
         meters=meters,
         ready=Readiness(),
         pool=Pool(),
@@ -182,6 +182,11 @@ class App:
         while True:
             try:
                 self.gateway.meters.learn([str(row.get("id", "")) for row in await self.gateway.upstream.models()])
+            except aiohttp.ClientConnectorCertificateError as error:
+                code = getattr(error.certificate_error, "verify_code", 0)
+                log.error(
+                    "the model server's certificate is not trusted (OpenSSL's code %d); --upstream-ca names who signs it", code
+                )
             except (ApiError, aiohttp.ClientError, OSError) as error:
                 log.warning("the model server does not list its models: %s", type(error).__name__)
             await asyncio.sleep(LEARN_S)

@@ -71,7 +71,8 @@ def _completion(found: Outcome, policy: Policy) -> dict[str, Any]:
     thoughts = policy.channels[Channel.REASONING].policy == "filter"
     choices = []
     for i, answer in enumerate(found.answers or ()):
-        message: dict[str, Any] = {"role": "assistant", "content": answer.get("content", ""), "refusal": None}
+        content = found.first + answer.get("content", "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if thoughts and answer.get("reasoning"):
             message |= {"reasoning_content": answer["reasoning"], "reasoning": answer["reasoning"]}
         calls = [
@@ -85,13 +86,14 @@ def _completion(found: Outcome, policy: Policy) -> dict[str, Any]:
         if calls:
             message["tool_calls"] = calls
         choices.append({"index": i, "message": message, "finish_reason": "tool_calls" if calls else "stop", "logprobs": None})
-    return {
+    made = {
         "id": found.response_id,
         "object": "chat.completion",
         "created": int(found.made_at),
         "model": found.model,
         "choices": choices,
     }
+    return made if found.disclosure is None else {**made, "disclosure": found.disclosure}
 
 
 def _policy(gateway: Gateway, who: Caller) -> Policy:

@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from temper.errors import StorageError
+from temper.errors import StorageError, UsageError
 from temper.files import storage
 
 VARIABLE = "TEMPER_SECRET"
@@ -47,14 +47,16 @@ class Keyring:
         return tuple(HKDF(SHA256(), SIZE, salt=None, info=info).derive(s) for s in self._secrets)
 
 
-def open_keyring(path: Path) -> Keyring:
-    """The keyring of the environment variable `TEMPER_SECRET`, else of the file, which is made where it is missing.
+def open_keyring(path: Path, *, make: bool = True) -> Keyring:
+    """The keyring of the environment variable `TEMPER_SECRET`, else of the file. `make` says whether one that is missing is made.
 
-    Raises `StorageError` where the file is readable by others or holds no secret.
+    Raises `StorageError` where the file is readable by others or holds no secret, `UsageError` where it is missing and not made.
     """
     given = os.environ.get(VARIABLE, "")
     if given.strip():
         return Keyring(_parsed(given.replace(",", "\n"), f"the variable {VARIABLE}"))
+    if not make and not path.is_file():
+        raise UsageError(f"--secret {path}: no such file; wanted the one that `temper serve` was started with, or {VARIABLE}")
     if not path.exists():
         _make(path)
     mode = path.stat().st_mode & 0o077

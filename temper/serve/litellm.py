@@ -87,11 +87,11 @@ def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi import APIRouter, Depends, Request
     from fastapi.responses import JSONResponse, Response
 
-    from temper.serve.access import identify, open_to
+    from temper.serve.access import admit, identify, open_to
     from temper.serve.chat import limits_of, read_body
     from temper.serve.feedback import wrong
     from temper.serve.keys import LOCAL
-    from temper.serve.protocol import ApiError, overloaded
+    from temper.serve.protocol import ApiError
     from temper.serve.reload import guard_of
 
     router = APIRouter(tags=["litellm"])
@@ -113,12 +113,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
         began, at = time.perf_counter(), time.time()
         guard = await guard_of(gateway, who)
         limits = limits_of(guard.policy.limits, who)
-        if (refused := gateway.limits.admit(who, limits)) is not None:
-            gateway.meters.shed(refused.code)
-            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
-        if not gateway.journal.accepts:
-            gateway.meters.shed("journal")
-            raise overloaded("what is judged cannot be put on record just now", 5)
+        await admit(gateway, who, limits)
         try:
             asked = Asked.model_validate_json(await read_body(request.receive, limits.request_bytes))
         except ValidationError:

@@ -37,7 +37,7 @@ def texts_of(given: object) -> list[str]:
 def routes(gateway: "Gateway") -> "APIRouter":
     from fastapi import APIRouter, Depends, Request
 
-    from temper.serve.access import caller
+    from temper.serve.access import RETRY_S, admit, caller
 
     router = APIRouter(tags=["moderations"])
 
@@ -46,10 +46,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
         """Whether texts break the policy, by category."""
         guard = await guard_of(gateway, who)
         limits = limits_of(guard.policy.limits, who)
-        refused = gateway.limits.admit(who, limits)
-        if refused is not None:
-            gateway.meters.shed(refused.code)
-            raise overloaded(refused.why, refused.retry_after_s, status=refused.status, code=refused.code)
+        await admit(gateway, who, limits)
         given = parse_json(await read_body(request.receive, limits.request_bytes))
         texts, id = texts_of(given.get("input")), ids.new("modr")
         rows = []
@@ -57,7 +54,7 @@ def routes(gateway: "Gateway") -> "APIRouter":
             turn = Turn(id, Example(id, (Message("user", text),)), key=who.id, policy=guard.policy.version)
             verdict = await guard.judge(View(Channel.INPUT, text, turn), pool=gateway.pool)
             if verdict.errors:
-                raise overloaded("a filter failed, so this text could not be judged", 5, code="guard_unavailable")
+                raise overloaded("a filter failed, so this text could not be judged", RETRY_S, code="guard_unavailable")
             rows.append(result(verdict))
         return {"id": id, "model": f"temper/{guard.policy.name}@{guard.policy.version}", "results": rows}
 

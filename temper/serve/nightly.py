@@ -55,6 +55,7 @@ class Sampled:
     at: float = 0.0
     key_id: str = ""
     model: str = ""
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def sample(conn: Connection, gateway: "Gateway", until: float) -> tuple[float, i
     in_window = (responses.c.at > since, responses.c.at <= until, responses.c.action.in_(PASSED), responses.c.status == 200)
     passed = conn.execute(select(func.count()).select_from(responses).where(*in_window)).scalar_one()
     rows = conn.execute(
-        select(*(responses.c[name] for name in ("id", "policy", "vault_id", "at", "key_id", "model"))).where(
+        select(*(responses.c[name] for name in ("id", "policy", "vault_id", "at", "key_id", "model", "language"))).where(
             *in_window, responses.c.vault_id.is_not(None)
         )
     ).all()
@@ -142,7 +143,7 @@ def sample(conn: Connection, gateway: "Gateway", until: float) -> tuple[float, i
             continue
         weight = more / max(float(kept["share"]), 1e-9)
         texts = kept["request"], tuple(kept["answers"])
-        found.append(Sampled(row.id, row.policy, weight, *texts, row.at, row.key_id, row.model))
+        found.append(Sampled(row.id, row.policy, weight, *texts, row.at, row.key_id, row.model, row.language))
     return float(since), passed, found, gone
 
 
@@ -198,7 +199,8 @@ def summary(judged: Sequence[Judged], *, passed: int, gone: int = 0) -> dict[str
 
 def drift(items: Sequence[Sampled]) -> list[tuple[str, Place]]:
     """What only a text tells of the answers that were drawn, for the counters of their hour: the language, whether thoughts and
-    answer differ in it, P(refusal) and the length in characters. Requests do not wait for this.
+    answer differ in it, P(refusal) and the length in characters. Requests do not wait for this. An answer whose language is on
+    record was counted when it was given.
     """
     from temper import catalog
 
@@ -209,7 +211,7 @@ def drift(items: Sequence[Sampled]) -> list[tuple[str, Place]]:
         place = int(item.at // 3600), item.key_id, item.model
         language, thought = _language(said.answer), _language(said.reasoning)
         values = {"characters": float(len(said.answer))}
-        values |= {f"language:{language}": 1.0} if language else {}
+        values |= {f"language:{language}": 1.0} if language and not item.language else {}
         values |= {"language-switch": float(language != thought)} if language and thought else {}
         values |= {} if refusal.value is None else {"score:refusal": refusal.value}
         found += [(name, (*place, value)) for name, value in values.items()]

@@ -150,7 +150,8 @@ class _Buffer:
 class Release:
     """One answer under way. Used by one task: text is fed, and scanned whenever `feed` says so or the time `due` has come.
 
-    `thinks` says whether content begins inside a thought, None that nobody knows. `strict` makes every channel strict, for
+    `thinks` says whether content begins inside a thought, None that nobody knows; then `wary` has text wait until it is certain
+    what it is, although thoughts are released as content is. `strict` makes every channel strict, for
     answers that are not streamed. `clock` tells seconds as the event loop does.
     """
 
@@ -160,6 +161,7 @@ class Release:
         turn: Turn,
         *,
         thinks: bool | None = None,
+        wary: bool = False,
         pool: Pool | None = None,
         strict: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -169,6 +171,7 @@ class Release:
         self.released = 0
         self.due: float | None = None
         self._guard, self._turn, self._thinks, self._pool, self._strict, self._clock = guard, turn, thinks, pool, strict, clock
+        self._wary, self._unopened = wary, False
         self._buffers: dict[Place, _Buffer] = {}
         self._plans: dict[Channel, _Plan] = {}
         self._splitters: dict[int, Thoughts] = {}
@@ -195,6 +198,15 @@ class Release:
     def found(self) -> list[tuple[Place, Finding]]:
         """Every finding with the buffer it speaks of, in the order in which they were made."""
         return [(key[0], f) for key, f in self._found.items()]
+
+    @property
+    def unopened(self) -> bool:
+        """Whether a thought ended that nothing had opened, so that only its end told what it was."""
+        return self._unopened or any(s.unopened for s in self._splitters.values())
+
+    def length(self, channel: Channel) -> int:
+        """Characters of a channel that were read, of all choices."""
+        return sum(len(b.text) for b in self._buffers.values() if b.place.channel is channel)
 
     def answers(self) -> list[Answer]:
         """Everything the model wrote, by choice; to be asked when nothing more is fed."""
@@ -264,6 +276,10 @@ class Release:
         for channel, piece in splitter.feed(text):
             self._add(choice, channel, None, piece)
         if splitter.withheld > self._pending > 0 and not self._plan(Channel.CONTENT).strict and not self._halted():
+            if self._wary and (pieces := splitter.presume()):  # a long thought is likelier than a long answer
+                for channel, piece in pieces:
+                    self._add(choice, channel, None, piece)
+                return
             self._overflow(Place(choice, Channel.CONTENT), "pending", self._pending)
 
     def _add(self, choice: int, channel: Channel, call: int | None, text: str) -> None:
@@ -296,9 +312,11 @@ class Release:
         return self._splitters[choice]
 
     def _withholds(self) -> bool:
-        """Whether text that may turn out to be a thought must wait: where thoughts are not shown as content would be."""
+        """Whether text that may turn out to be a thought must wait: where thoughts are not shown as content would be, and where
+        content waits anyway.
+        """
         reasoning, content = self._plan(Channel.REASONING), self._plan(Channel.CONTENT)
-        return reasoning.treat != "filter" or (reasoning.strict and not content.strict)
+        return reasoning.treat != "filter" or reasoning.strict or content.strict or self._wary
 
     def _paired(self, delta: Delta, text: str) -> str:
         """Surrogates in pairs; half a pair at the end waits for the other half, any other half is U+FFFD."""
@@ -373,6 +391,7 @@ class Release:
         for choice, splitter in self._splitters.items():
             for channel, piece in splitter.end():
                 self._add(choice, channel, None, piece)
+        self._unopened = self.unopened
         self._splitters.clear()
 
     def _halted(self) -> bool:

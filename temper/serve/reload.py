@@ -98,15 +98,24 @@ async def guard_of(gateway: Gateway, caller: Caller) -> Guard:
     """The guard of a caller's policy; one that a key names is read and tested at its first use. Raises `ApiError` 503."""
     if not caller.policy:
         return gateway.guard
-    if caller.policy not in gateway.guards:
-        try:
-            guard = _guard(gateway, await _read(gateway, caller.policy))
-            await _tested(gateway, guard)
-        except (UsageError, GuardError) as error:
-            log.error("the policy of key %s cannot be used: %s", caller.id, error)
-            raise ApiError(503, "this key's policy cannot be used", kind="server_error", code="policy_unavailable") from None
-        gateway.guards[caller.policy] = guard
-    return gateway.guards[caller.policy]
+    if caller.policy in gateway.guards:
+        return gateway.guards[caller.policy]
+    opening = gateway.opening.get(caller.policy)
+    if opening is None:  # the requests that come meanwhile wait for this one's self-test; a client that leaves does not end it
+        opening = gateway.opening[caller.policy] = asyncio.create_task(_opened(gateway, caller.policy))
+        opening.add_done_callback(lambda _: gateway.opening.pop(caller.policy))
+    try:
+        return await asyncio.shield(opening)
+    except (UsageError, GuardError) as error:
+        log.error("the policy of key %s cannot be used: %s", caller.id, error)
+        raise ApiError(503, "this key's policy cannot be used", kind="server_error", code="policy_unavailable") from None
+
+
+async def _opened(gateway: Gateway, name: str) -> Guard:
+    guard = _guard(gateway, await _read(gateway, name))
+    await _tested(gateway, guard)
+    gateway.guards[name] = guard
+    return guard
 
 
 async def _tested(gateway: Gateway, guard: Guard) -> None:

@@ -23,6 +23,7 @@ from temper.serve import ids
 from temper.serve.chain import clean
 from temper.serve.journal import Journal
 from temper.serve.keyring import Keyring
+from temper.serve.notice import Notice
 from temper.serve.policy import Review
 from temper.serve.tables import holds, journal, people, ratings, responses
 from temper.serve.verdict import Turn
@@ -45,6 +46,7 @@ POLL_S = (0.25, 2.0)  # the first and the longest pause between two looks at the
 BATCH = 200  # items one run of `expire` takes into one transaction
 LONGEST = {"note": 2_000, "message": 500, "why": 2_000, "edit": 200_000}
 REFUSED = "A reviewer refused this answer."
+NONE = Notice({}, None)
 EXPIRED = "Nobody reviewed this answer in time, so it was not released."
 
 
@@ -55,7 +57,8 @@ class Conflict(RunError):
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a client may know of an item. `answers` are set where it was released or edited and the text is still kept; an item
-    held before the model was asked has none. `message` goes with a refusal.
+    held before the model was asked has none. `message` goes with a refusal, `first` before the content of each answer and
+    `disclosure` beside them, as they would have if nobody had held it.
     """
 
     state: State
@@ -68,6 +71,8 @@ class Outcome:
     model: str = ""
     made_at: float = 0.0
     expires_at: float = 0.0
+    first: str = ""
+    disclosure: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +175,24 @@ class Holds:
         request: Mapping[str, Any],
         answers: Sequence[Mapping[str, Any]],
         review: Review,
+        notice: Notice = NONE,
     ) -> str:
         """Put an item into the queue and return its id, once it is committed.
 
         `findings` are rows as in `responses.findings`, with `choice` and `why`; `request` is the body that was asked; `answers`
-        are `{reasoning, content, calls: [{name, call_id, arguments}]}`, none where the model was not asked yet.
+        are `{reasoning, content, calls: [{name, call_id, arguments}]}`, none where the model was not asked yet. `notice` is what
+        they disclose once they are released.
         """
-        box = {"request": dict(request), "answers": [dict(a) for a in answers], "why": ""}
+        box = {**_box(request, answers, notice), "why": ""}
         row = self._row(ids.new("hold"), turn.id, turn.key, kind, category, turn.policy, findings, review)
         await self._act("hold.made", row["id"], _told(row), lambda conn: self._insert(conn, row, box, review))
         return str(row["id"])
 
-    async def keep(self, *, request: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], review: Review) -> str:
+    async def keep(
+        self, *, request: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], review: Review, notice: Notice = NONE
+    ) -> str:
         """Put what was blocked into the vault for an appeal, for `review.expire_s`; the id belongs in `responses.vault_id`."""
-        box = {"request": dict(request), "answers": [dict(a) for a in answers]}
+        box = _box(request, answers, notice)
         return await self.store.run(lambda conn: self.vault.put(conn, "hold", box, review.expire_s))
 
     async def appeal(self, response_id: str, why: str, review: Review) -> str:
@@ -580,12 +589,12 @@ class Holds:
         state, message = row["state"], row["message"]
         if state == "waiting" and row["expires_at"] <= self.clock():
             state, message = "expired", EXPIRED
-        answers, model = None, ""
+        answers, box = None, None
         if state in ("released", "edited"):
             box = self.vault.get(conn, row["vault_id"])
             given = self.vault.get(conn, row["outcome_vault_id"]) if state == "edited" else box
             answers = tuple(given["answers"]) or None if given is not None else None
-            model = str(((box or {}).get("request") or {}).get("model", ""))
+        box = box or {}
         return Outcome(
             state=state,
             answers=answers,
@@ -594,9 +603,11 @@ class Holds:
             response_id=row["response_id"],
             key_id=row["key_id"],
             kind=row["kind"],
-            model=model,
+            model=str((box.get("request") or {}).get("model", "")),
             made_at=row["made_at"],
             expires_at=row["expires_at"],
+            first=box.get("first", ""),
+            disclosure=box.get("disclosure"),
         )
 
     def _row(
@@ -686,6 +697,12 @@ class Holds:
 def appeal_id(response_id: str) -> str:
     """The id of a response's appeal: the same each time, so that the database refuses a second one."""
     return "hold_a" + hashlib.sha256(response_id.encode()).hexdigest()[:25]
+
+
+def _box(request: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], notice: Notice) -> dict[str, Any]:
+    """What the vault keeps of an item."""
+    texts = {"request": dict(request), "answers": [dict(a) for a in answers]}
+    return {**texts, "first": notice.first, "disclosure": notice.body}
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

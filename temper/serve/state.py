@@ -1,5 +1,6 @@
 """The gateway's parts, made once at start and handed to every route."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING
 from temper.serve.guard import Guard
 
 if TYPE_CHECKING:
+    import asyncio
+
     from temper.serve.canary import Readiness
     from temper.serve.journal import Journal
     from temper.serve.keyring import Keyring
@@ -22,17 +25,23 @@ if TYPE_CHECKING:
     from temper.serve.webhooks import Hooks
 
 
+log = logging.getLogger(__name__)
+UNOPENED = 1000  # models that are told apart: a client may name any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How the service is run: what the command line says. What it enforces is the policy.
 
     `database` is a SQLAlchemy URL; `secret` the file of the master key, which is never in the database; `checkpoints` a folder
-    (best on another disk) where the audit's signed checkpoints go; `public_url` is what links in messages begin with.
+    (best on another disk) where the audit's signed checkpoints go; `public_url` is what links in messages begin with;
+    `upstream_ca` a PEM file of the authorities that may sign the model server's certificate ("": the system's).
     """
 
     upstream: str
     models: tuple[str, ...] = ()
     upstream_key: str = ""
+    upstream_ca: str = ""
     policy: str = "chat"
     database: str = "sqlite:///temper.db"
     secret: Path = Path("temper.secret")
@@ -51,7 +60,8 @@ class Gateway:
     """Everything a route needs. `guard` is replaced as a whole when the policy is reloaded; requests keep the one they began
     with.
 
-    `guards` holds the guards of other policies that keys name, by name.
+    `guards` holds the guards of other policies that keys name, by name; `opening` those that are being read and tested now.
+    `unopened` are models whose last answer, of this worker's, ended a thought that nothing had opened.
     """
 
     settings: Settings
@@ -70,3 +80,16 @@ class Gateway:
     ready: "Readiness"
     pool: "Pool"
     guards: dict[str, Guard] = field(default_factory=dict)
+    opening: "dict[str, asyncio.Task[Guard]]" = field(default_factory=dict)
+    unopened: set[str] = field(default_factory=set)
+
+    def learn(self, model: str, *, unopened: bool) -> None:
+        """Whether the model's next stream is to wait until it is certain what is thought: its last answer tells.
+
+        One answer that merely speaks of the tag thus costs one stream its pace, not all.
+        """
+        if not unopened:
+            self.unopened.discard(model)
+        elif model not in self.unopened and len(self.unopened) < UNOPENED:
+            log.warning("model %s ended a thought that nothing opened; its next streams wait for that end", model)
+            self.unopened.add(model)

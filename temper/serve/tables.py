@@ -188,7 +188,7 @@ spent = Table(
     "spent",
     metadata,
     Column("key_id", _ID, primary_key=True),
-    Column("window", String(24), primary_key=True),  # "minute:N" or "day:N"
+    Column("window", String(24), primary_key=True),  # "day:N", or "rate" (limits.py)
     Column("requests", BigInteger, nullable=False, default=0),
     Column("tokens", BigInteger, nullable=False, default=0),
 )

@@ -18,6 +18,7 @@ _FENCED = re.compile(rf"(?P<tag>{_TAG})|{_MARK}(?P<word>\w?)", re.IGNORECASE | r
 _RUNS = re.compile(r"`+|\n")
 _PARTIAL = re.compile(r"(?:`+|~+|<\s{0,2}(?:/\s{0,2})?(?:t|th|thi|thin|think|thinki|thinkin|thinking)?\s{0,2})\Z", re.IGNORECASE)
 _LONGEST_PARTIAL = 16
+_UNOPENED = re.compile(r"(?<![a-z0-9])(?:r1|qwq|thinking|reasoner)(?![a-z0-9])", re.IGNORECASE)
 _ROUNDS = 64
 """So many blocks that nest without balance are told apart at the end; what follows them is taken for reasoning."""
 
@@ -156,11 +157,16 @@ class Tags:
         self._bracket = text[-1] == ">"
 
 
+def presumed(model: str) -> bool:
+    """Whether models of this name are known to write `</think>` alone, because their prompt ends with the opener."""
+    return _UNOPENED.search(model) is not None
+
+
 class Thoughts:
     """Splits a stream. `thinks` says whether the answer begins inside a thought; None that nobody knows.
 
     With None, a closer that nothing opened ends a thought: `withhold` keeps all text back until a tag or the end tells what it
-    was, so that no thought is given out as content. With False such a closer is text.
+    was, so that no thought is given out as content. With False such a closer is text. `unopened` says that one came.
     """
 
     def __init__(self, thinks: bool | None = None, *, withhold: bool = True) -> None:
@@ -175,6 +181,7 @@ class Thoughts:
         self._at_tag = thinks is True
         self._space = ""
         self._wrote: set[Channel] = set()
+        self.unopened = False
 
     @property
     def withheld(self) -> int:
@@ -188,6 +195,14 @@ class Thoughts:
         if self._implied:
             self._depth, self._implied, self._at_tag = 0, False, False
         self._thinks = False
+        return found
+
+    def presume(self) -> list[tuple[Channel, str]]:
+        """Gives out as a thought what was withheld."""
+        found: list[tuple[Channel, str]] = []
+        if self._unknown is not None:
+            self._depth = 1
+            self._settle(found)
         return found
 
     def feed(self, text: str) -> list[tuple[Channel, str]]:
@@ -250,9 +265,11 @@ class Thoughts:
         if self._depth == 0 and self._thinks is False:
             self._write(event.text, found)
             return
-        if self._first and self._thinks is None and self._unknown is not None:
-            self._depth = 1
-            self._settle(found)
+        if self._first and self._thinks is None:
+            self.unopened = True
+            if self._unknown is not None:
+                self._depth = 1
+                self._settle(found)
         self._first = self._implied = False
         self._depth = max(self._depth - 1, 0)
         self._border()

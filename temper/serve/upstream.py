@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -53,13 +54,29 @@ def endpoint(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}/"
 
 
+def trusted(ca: str) -> ssl.SSLContext:
+    """Who may sign an https model server's certificate: the system's authorities, or those of a PEM file in their place.
+
+    Raises `UsageError` for a file that cannot be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca or None)
+    except (OSError, ssl.SSLError) as error:
+        why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else "no certificates in PEM form"
+        raise UsageError(f"--upstream-ca {ca}: {why}") from None
+
+
 @dataclass(slots=True)
 class Remote:
-    """A model server behind a URL, over a pool of kept connections. Redirects are not followed: a key goes to one host only."""
+    """A model server behind a URL, over a pool of kept connections. Redirects are not followed: a key goes to one host only.
+
+    `ca` is a PEM file of the authorities that are trusted in place of the system's.
+    """
 
     url: str
     key: str = field(default="", repr=False)
     connect_s: float = 10.0
+    ca: str = ""
     _session: aiohttp.ClientSession | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +115,7 @@ class Remote:
     def _asked(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS, ttl_dns_cache=60),
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS, ttl_dns_cache=60, ssl=trusted(self.ca)),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})},
@@ -199,6 +216,9 @@ def late(what: str) -> ApiError:
 def _unreachable(error: Exception) -> ApiError:
     if isinstance(error, TimeoutError):
         return late("accept the connection")
+    if isinstance(error, aiohttp.ClientSSLError):
+        said = "the model server's certificate is not trusted, so nothing was sent to it"
+        return ApiError(502, said, kind="server_error", code="upstream_untrusted")
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | ConnectionResetError):
         return ApiError(502, "the model server broke off its answer", kind="server_error", code="upstream_disconnected")
     return ApiError(502, "the model server cannot be reached", kind="server_error", code="upstream_unreachable")

@@ -6,13 +6,13 @@ the two (arXiv 2501.12948). Leaves out what is done about it: by default a findi
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from temper.errors import PolicyError
-from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, View, canary_turn
+from temper.serve.verdict import Action, Canary, Channel, Finding, Pace, Turn, View, canary_turn
 from temper.types import Example, Message
 
 LINE = 1000
@@ -104,6 +104,15 @@ def _wanted(prompt: str, language: str, asked: bool) -> Wanted:
         return Wanted("", frozenset())
     used = {code for code, n in counts.items() if n >= USED * counts.total()}
     return Wanted(counts.most_common(1)[0][0], frozenset({*used, *named}))
+
+
+def spoken(filter: Language, turn: Turn, found: Mapping[str, int], length: int) -> str:
+    """The language of a text of so many characters in which the filter found so many in other languages: the wanted one, or
+    another that most of it is in; "" where no language is wanted. Cheap after the filter has read the text.
+    """
+    other = max(found, key=found.__getitem__, default="")
+    most = other in NAMES and 2 * found[other] > length
+    return other if most else _wanted(turn.example.prompt[:PROMPT], turn.language, filter.asked).target
 
 
 def _start(text: str, fresh: int) -> int:

@@ -41,7 +41,7 @@ def routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/{token}")
     async def show(token: str, request: Request) -> Response:
-        if (slow := _slowed(gateway, request)) is not None:
+        if (slow := await _slowed(gateway, request)) is not None:
             return slow
         response_id = links.response(token)
         if response_id is None:
@@ -54,7 +54,7 @@ def routes(gateway: Gateway) -> APIRouter:
 
     @router.post("/{token}")
     async def send(token: str, request: Request, why: Annotated[str, Form()] = "") -> Response:
-        if (slow := _slowed(gateway, request)) is not None:
+        if (slow := await _slowed(gateway, request)) is not None:
             return slow
         response_id = links.response(token)
         if response_id is None:
@@ -84,10 +84,10 @@ def _page(heading: str, words: str, *, form: bool = False, status: int = 200) ->
     return page("appeal.html.j2", title=heading, heading=heading, words=words, form=form, narrow=True, status=status)
 
 
-def _slowed(gateway: Gateway, request: Request) -> Response | None:
+async def _slowed(gateway: Gateway, request: Request) -> Response | None:
     address = request.client.host if request.client else ""
     bucket = int.from_bytes(hashlib.sha256(address.encode()).digest()[:4]) % BUCKETS
-    refused = gateway.limits.admit(Caller(f"appeal_{bucket}"), PER_MINUTE)
+    refused = await gateway.limits.admitted(Caller(f"appeal_{bucket}"), PER_MINUTE)
     if refused is None:
         return None
     response = _page("Too many requests", "Please try again in a minute.", status=429)
