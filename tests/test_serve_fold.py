@@ -83,6 +83,10 @@ def test_every_folded_character_knows_its_place(raw: str, escapes: bool) -> None
 @given(SHAPES, SHAPES, st.integers(0, 24), st.booleans())
 @settings(max_examples=300, deadline=None)
 @example("b\u043e", "0" * 12, 13, False)
+@example("B\u0301\u043e", "", 0, False)
+@example("B\u200b\u043e", "", 0, False)
+@example("B\\u0301\u043e", "", 0, True)
+@example("B\\u200b\\u043e", "", 0, True)
 def test_text_folds_the_same_from_a_place_far_enough_back(head: str, tail: str, reach: int, escapes: bool) -> None:
     text = head + tail
     start = back(text, len(head), reach, escapes=escapes)

@@ -44,6 +44,9 @@ _DISGUISE = re.compile(rf"[{_ALIKE}{_UNSEEN}{_OVER}]+")
 _UNIFIED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
 """Scripts without spaces, next to which a Latin letter is no disguise."""
 _WORD = re.compile(rf"(?:(?![{_UNIFIED}])[^\W\d_]|[{_UNSEEN}{_OVER}])+")
+_PART = re.compile(rf"[^\W\d_]|[{_UNSEEN}{_OVER}]")
+_PART_OR_ESCAPE = re.compile(rf"[\w\\]|[{_UNSEEN}{_OVER}]")
+"""A character of a word, one that is not seen among them; in JSON also one of an escape, which may be of either."""
 _LONGEST_WORD = 64
 _MOST_MARKS = 30
 """Unicode's stream-safe limit: no letter of any language carries more."""
@@ -102,15 +105,16 @@ def back(text: str, place: int, reach: int, *, escapes: bool = False) -> int:
     step = reach
     while (start := boundary(text, place - step, escapes=escapes)) > 0:
         if len(fold(text[start:place], escapes=escapes).text) >= reach:
-            return boundary(text, _word(text, start), escapes=escapes)
+            return boundary(text, _word(text, start, escapes), escapes=escapes)
         step *= 2
     return 0
 
 
-def _word(text: str, place: int) -> int:
+def _word(text: str, place: int, escapes: bool) -> int:
     """The beginning of the word that a place stands in: its first letters may tell how the others are read."""
     least = max(place - _LONGEST_WORD, 0)
-    while place > least and text[place - 1].isalpha():
+    part = _PART_OR_ESCAPE if escapes else _PART
+    while place > least and part.match(text[place - 1]):
         place -= 1
     return place
 
