@@ -100,6 +100,7 @@ def test_what_cannot_be_scanned_is_refused_by_name(kind: str) -> None:
         ({"logit_bias": {"word": 1}}, "logit_bias"),
         ({"tools": [{"type": "web_search"}]}, "tools.0"),
         ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools.0.function.name"),
+        ({"moderation": []}, "moderation"),
         ({"suffix": "x"}, "suffix"),
         ({"documents": [{"text": "x"}]}, "documents"),
         ({"chat_template": "x"}, "chat_template"),

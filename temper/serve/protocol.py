@@ -131,6 +131,8 @@ def parse_chat(raw: bytes, *, max_tokens: int = 0, logprobs: bool = False) -> As
     """A chat request. Raises `ApiError` 400 naming the field that is wrong."""
     given = parse_json(raw)
     asked = _common(given, max_tokens)
+    if not isinstance(given.get("moderation"), dict | None):
+        raise _wrong("moderation", "an object")
     asked.moderated = given.get("moderation") is not None
     if (own := given.get("temper")) is not None:
         if not isinstance(own, dict):
