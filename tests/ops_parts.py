@@ -45,6 +45,8 @@ class Word:
     default_channels: tuple[Channel, ...] = EVERY
     default_action: Action = Action.BLOCK
     deaf: tuple[Channel, ...] = ()
+    roles: tuple[str, ...] = ()
+    """Whose texts alone it reads; everybody's if empty."""
 
     @property
     def reach(self) -> int:
@@ -52,7 +54,7 @@ class Word:
 
     def __call__(self, view: View, /) -> Sequence[Finding]:
         at = view.text.lower().find(self.word)
-        if at < 0 or view.channel in self.deaf:
+        if at < 0 or view.channel in self.deaf or (self.roles and view.role not in self.roles):
             return ()
         return (Finding(self.name, self.word, self.category, start=at, end=at + len(self.word), replacement="[word]"),)
 

@@ -62,6 +62,17 @@ def test_messages_of_any_shape_are_no_reason_to_fail(content: Any) -> None:
     assert told(input_type="request", texts=["forbidden"], structured_messages=given).action == "BLOCKED"
 
 
+def test_a_filter_knows_what_a_tool_said() -> None:
+    deafer = policy(setting(Word(roles=("tool",))))
+    said = [{"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "text", "text": "it up"}]}]
+    said.append({"role": "tool", "content": "forbidden"})
+    texts = ["look", "it up", "forbidden"]
+    assert told(deafer, input_type="request", texts=texts, structured_messages=said).action == "BLOCKED"
+    said[1]["role"] = "user"
+    assert told(deafer, input_type="request", texts=texts, structured_messages=said).action == "NONE"
+    assert told(deafer, input_type="request", texts=texts[1:], structured_messages=said).action == "NONE"
+
+
 def test_definitions_of_tools_are_read_and_what_cannot_be_given_back_changed_blocks() -> None:
     tool = {"type": "function", "function": {"name": "f", "description": "forbidden"}}
     assert told(input_type="request", texts=["x"], tools=[tool]).action == "BLOCKED"

@@ -74,6 +74,14 @@ def test_every_channel_is_read_again(where: str) -> None:
     assert found.missed
 
 
+@pytest.mark.parametrize(("role", "missed"), [("tool", True), ("user", False)])
+def test_what_a_tool_said_is_judged_as_such(role: str, missed: bool) -> None:
+    request = {"messages": [{"role": "user", "content": "look"}, {"role": role, "content": [{"type": "text", "text": "forbidden"}]}]}
+    guard = nightly.stronger(nightly.Guard(policy(setting(Word(roles=("tool",))), audit=QUIET)))
+    (found,) = nightly.judge_again(guard, None, [Sampled("r", "p", 1, request, ({"content": "fine"},))])
+    assert found.missed is missed
+
+
 def test_a_filter_in_shadow_and_one_that_the_audit_adds_count(monkeypatch: pytest.MonkeyPatch) -> None:
     from temper import registry
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from temper.serve import ids
 from temper.serve.guard import Guard, redacted
-from temper.serve.nightly import messages_of
+from temper.serve.nightly import messages_of, said
 from temper.serve.verdict import Action, Caller, Channel, Finding, Turn, Verdict, View
 from temper.types import Example
 
@@ -56,8 +56,8 @@ async def judge(guard: Guard, asked: Asked, *, key: str = "", pool: "Pool | None
     texts, out = asked.texts or [], []
     channel = Channel.INPUT if asked.input_type == "request" else Channel.CONTENT
     found: list[tuple[Channel, Verdict]] = []
-    for text in texts:
-        verdict = await guard.judge(View(channel, text, turn), pool=pool)
+    for text, role in zip(texts, _roles(asked), strict=True):
+        verdict = await guard.judge(View(channel, text, turn, role=role), pool=pool)
         found.append((channel, verdict))
         out.append(redacted(text, verdict.findings))
     rest = list(_rest(asked))
@@ -134,10 +134,17 @@ def routes(gateway: "Gateway") -> "APIRouter":
 
 def _turn(guard: Guard, asked: Asked, key: str) -> Turn:
     named = ids.new("check")
-    messages = tuple(messages_of({"messages": [m for m in asked.structured_messages or () if isinstance(m, Mapping)]}))
+    messages = tuple(messages_of({"messages": asked.structured_messages or ()}))
     system = "\n".join(m.content for m in messages if m.role == "system")
     tools = tuple(str(t["function"].get("name", "")) for t in asked.tools or () if isinstance(t.get("function"), Mapping))
     return Turn(named, Example(named, messages), system=system, tools=tools, key=key, policy=guard.policy.version)
+
+
+def _roles(asked: Asked) -> list[str]:
+    """Who said each text; the user where the texts are not those of the messages one by one."""
+    each = [(role, text) for role, texts in said({"messages": asked.structured_messages or ()}) for text in texts]
+    texts = asked.texts or []
+    return [role for role, _ in each] if [text for _, text in each] == texts else ["user"] * len(texts)
 
 
 def _rest(asked: Asked) -> Iterator[tuple[Channel, str]]:

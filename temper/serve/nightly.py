@@ -247,22 +247,28 @@ def turn(item: Sampled) -> Turn:
 
 def messages_of(request: Mapping[str, Any]) -> Iterator[Message]:
     """The messages of a request's body; a tool's result counts as the user's, a list of parts as its texts."""
+    for who, texts in said(request):
+        role = {"system": "system", "developer": "system", "assistant": "assistant"}.get(who, "user")
+        yield Message(role, "\n".join(texts))  # type: ignore[arg-type]
+
+
+def said(request: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Who said what in a request's body: the role as it was given, and the texts of each message."""
     prompt = request.get("prompt")
     if prompt is not None:
-        yield Message("user", prompt if isinstance(prompt, str) else "\n".join(map(str, prompt)))
+        yield "user", [prompt] if isinstance(prompt, str) else list(map(str, prompt))
     for given in request.get("messages", ()):
         content = given.get("content")
         parts = content if isinstance(content, list) else ()
-        text = content if isinstance(content, str) else "\n".join(str(p.get("text", "")) for p in parts if isinstance(p, Mapping))
-        role = {"system": "system", "developer": "system", "assistant": "assistant"}.get(str(given.get("role")), "user")
-        yield Message(role, text)  # type: ignore[arg-type]
+        texts = [content] if isinstance(content, str) else [str(p.get("text", "")) for p in parts if isinstance(p, Mapping)]
+        yield str(given.get("role")), texts
 
 
 def _verdicts(guard: Guard, item: Sampled) -> Iterator[Verdict]:
     asked = turn(item)
-    for message in asked.example.messages:
+    for (role, _), message in zip(said(item.request), asked.example.messages, strict=True):
         if message.role == "user" and message.content:
-            yield guard.scan(View(Channel.INPUT, message.content, asked))
+            yield guard.scan(View(Channel.INPUT, message.content, asked, role=role))
     for n, answer in enumerate(item.answers):
         texts = [(Channel.REASONING, answer.get("reasoning")), (Channel.CONTENT, answer.get("content"))]
         texts += [(Channel.TOOL_ARGS, call.get("arguments")) for call in answer.get("calls", ())]
