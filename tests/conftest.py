@@ -35,9 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs temper-llm[train]"))
 
 
+_SPARED: list[bool] = []
+
+
 def pytest_runtest_setup() -> None:
     """Once the training libraries are there, the collector leaves them alone: it took a third of each tiny training's time."""
-    if "trl.trainer.grpo_trainer" in sys.modules and not gc.get_freeze_count():
+    if not _SPARED and "trl.trainer.grpo_trainer" in sys.modules:
+        _SPARED.append(True)  # whether anything is frozen cannot be asked for each test: the answer is counted, in 0.1 s
         gc.collect()
         gc.freeze()
 

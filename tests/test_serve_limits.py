@@ -116,6 +116,9 @@ def admitted(limiters: list[Limiter], requests: int, rate: Limits, caller: Calle
 
     async def main() -> int:
         found = [await limiters[i % len(limiters)].admitted(caller, rate) for i in range(requests)]
+        for limiter in limiters:
+            if limiter._asking is not None:
+                await limiter._asking  # what the last request took is told to the others, as it is where a loop goes on
         return found.count(None)
 
     return asyncio.run(main())

@@ -108,11 +108,12 @@ class Limiter:
 
     async def close(self) -> None:
         """Stop, and save what this worker counted."""
-        for task in (self._task, self._asking):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        async with self._turn:  # what is on its way from memory to the table arrives
+            for task in (self._task, self._asking):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
         await self.sync()
 
     async def sync(self) -> None:
