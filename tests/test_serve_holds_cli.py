@@ -78,8 +78,9 @@ def test_items_are_listed_without_their_texts(queue: Queue) -> None:
 
 
 def test_an_item_is_shown_whole_to_who_has_a_password(queue: Queue) -> None:
-    id = queue.item()
+    id = queue.item(findings=[FINDING, FINDING])
     told = run("show", id, "--as", "ann").output
+    assert told.count("rules: r1") == 1, "a rule that fired at two places is told once"
     for part in ("rules: r1 on content: a sum", "user: how do I pay?", "reasoning: they want money", 'call: pay({"sum": 7})'):
         assert part in told, part
     assert "\u202e" not in told and "answer: like" in told, "what reorders text is spelled out"

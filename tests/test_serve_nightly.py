@@ -76,7 +76,8 @@ def test_every_channel_is_read_again(where: str) -> None:
 
 @pytest.mark.parametrize(("role", "missed"), [("tool", True), ("user", False)])
 def test_what_a_tool_said_is_judged_as_such(role: str, missed: bool) -> None:
-    request = {"messages": [{"role": "user", "content": "look"}, {"role": role, "content": [{"type": "text", "text": "forbidden"}]}]}
+    brought = {"role": role, "content": [{"type": "text", "text": "forbidden"}]}
+    request = {"messages": [{"role": "user", "content": "look"}, brought]}
     guard = nightly.stronger(nightly.Guard(policy(setting(Word(roles=("tool",))), audit=QUIET)))
     (found,) = nightly.judge_again(guard, None, [Sampled("r", "p", 1, request, ({"content": "fine"},))])
     assert found.missed is missed

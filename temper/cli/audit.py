@@ -143,7 +143,8 @@ def verify(
         typer.echo(f"problem: {problem}")
     if found.more:
         typer.echo(f"problem: {found.more} more of these")
-    typer.echo(f"{found.rows} rows in {found.lanes} lanes, {found.checkpoints} checkpoints signed with {public_key(keyring)}")
+    lanes = f"{found.lanes} lane{'s' * (found.lanes != 1)}"
+    typer.echo(f"{found.rows} rows in {lanes}, {found.checkpoints} checkpoints signed with {public_key(keyring)}")
     if found.problems:
         typer.echo("the journal was changed")
         raise typer.Exit(1)

@@ -85,9 +85,10 @@ def _lines(item: "Item") -> list[str]:
     from temper.serve.nightly import messages_of
 
     lines = [f"{item.id}  {item.kind}  {item.category}"]
-    lines += [
+    # a rule that fired at several places is told once
+    lines += dict.fromkeys(
         f"  {f.get('filter')}: {f.get('rule')} on {f.get('channel')}: {f.get('why') or f.get('action')}" for f in item.findings
-    ]
+    )
     lines += [f"appeal: {item.why}"] * bool(item.why)
     lines += ["the text is no longer kept"] * (not item.kept)
     lines += [f"{m.role}: {m.content}" for m in messages_of(item.request or {})]
