@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTED := $(VENV)/.tested
+JOBS ?= 2
 
 .PHONY: demo serve try test check bench install clean
 
@@ -35,7 +36,7 @@ $(TESTED): $(STAMP)
 	touch $(TESTED)
 
 test: $(TESTED)  ## the whole test suite, with the real inspect_ai, both openai clients, PostgreSQL and Chromium
-	TEMPER_OPENAI_PREVIOUS=$(abspath $(PREVIOUS))/bin/python $(BIN)/python -m pytest
+	TEMPER_OPENAI_PREVIOUS=$(abspath $(PREVIOUS))/bin/python $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: $(STAMP)  ## lint, types, import contract
 	$(BIN)/ruff check temper tests bench examples tools

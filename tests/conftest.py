@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long one example takes says something about the machine and nothing about a property.
-settings.register_profile("temper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long one example takes says something about the machine and nothing about a property. Each run tries the same examples, so
+# that a change alone decides whether it passes; `--hypothesis-profile explore` looks for new ones.
+_ANY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("temper", derandomize=True, **_ANY)
+settings.register_profile("explore", **_ANY)
 settings.load_profile("temper")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 from typing import TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from temper.errors import RunError
@@ -75,6 +75,7 @@ def by_the_standard(stream: bytes) -> list[bytes]:
 
 @settings(max_examples=1500, deadline=None)
 @given(STREAMS, CUTS)
+@example(b"data\r\n", [5, 5])
 def test_events_are_the_standard_s_however_the_stream_is_cut(stream: bytes, places: list[int]) -> None:
     events = Events()
     wanted = by_the_standard(stream)

@@ -35,7 +35,9 @@ class Events:
         return self._slowly(chunk)
 
     def _slowly(self, chunk: bytes) -> list[bytes]:
-        if self._half and chunk:  # the rest of a line end that was cut in two
+        if not chunk:
+            return []
+        if self._half:  # the rest of a line end that was cut in two
             self._half = False
             chunk = chunk.removeprefix(b"\n")
         rest = self._rest
