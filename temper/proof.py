@@ -219,7 +219,8 @@ def prove_model(
     """
     settings = replace(prove or Prove(), suites=tuple(suites))
     machine.keep_freed_memory()
-    folder = out or Path("runs") / f"prove-{slug(model)}"
+    before = Path("runs") / ("prove-" + "".join(c if c.isalnum() else "-" for c in model))  # as it was named until 2026-11-22
+    folder = out or (before if before.is_dir() else Path("runs") / f"prove-{slug(model)}")
     if guard and alone:
         raise UsageError(
             "guard and alone: either a model's answers are put behind a policy, or a gateway is asked beside its model"

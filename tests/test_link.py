@@ -131,6 +131,40 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew_without_a_
     assert len(set(server.callers)) == 3
 
 
+def test_what_a_server_says_unasked_is_nobodys_reply() -> None:
+    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = next(
+                    int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+                )
+                body = await reader.readexactly(size)
+                for _ in range(2):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+
+    async def main() -> list[bytes]:
+        server = await asyncio.start_server(twice, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        got = []
+        async with server, asyncio.timeout(20), Link(url, {}, None) as link:
+            for content in (b"1", b"2", b"3"):
+                got.append((await link.post(url, content)).content)
+                await asyncio.sleep(0.1)
+            server.close()
+        return got
+
+    assert asyncio.run(main()) == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("url", ["http://a..b/v1", f"http://{'a' * 64}.example/v1"])
+def test_a_host_that_no_name_server_knows_by_rule_is_a_lost_connection(url: str) -> None:
+    with pytest.raises((httpcore.ConnectError, *WRONG_URL)):
+        post(url, b"1")
+
+
 def test_a_reply_in_chunks_or_packed_is_read_whole(server: Server) -> None:
     chunks = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     replies = [({"Transfer-Encoding": "chunked"}, chunks), ({"Content-Encoding": "gzip"}, gzip.compress(OK))]

@@ -303,6 +303,12 @@ def test_lint_warns_rewrites_on_request_and_refuses(tmp_path: Path) -> None:
         assert w.fake.bodies[-1]["messages"][-1]["content"].startswith("# ")
         assert (await w.chat("help")).json()["lint"]["mode"] == "warn"
         assert w.fake.bodies[-1]["messages"][-1]["content"] == "help"
+        for empty in ("", [{"type": "text", "text": ""}]):
+            messages = [{"role": "system", "content": "Write to ann@corp.test about it."}, {"role": "user", "content": empty}]
+            body = {"model": "fake", "messages": messages, "temper": {"lint": "rewrite"}}
+            assert (await w.client.post("/v1/chat/completions", json=body)).status_code == 200
+            sent = w.fake.bodies[-1]["messages"][-1]["content"]
+            assert "[email]" in sent and "ann@corp" not in sent, "what moved into the user's turn is read there"
 
     async def refuse(w: World) -> None:
         reply = await w.chat("help")

@@ -147,6 +147,33 @@ def test_a_key_that_one_worker_alone_serves_has_all_of_its_rate(store: Store) ->
     assert later.admit(A, rate) is not None
 
 
+def test_requests_of_one_moment_share_the_rate_over_all_workers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("temper.serve.limits.ASK_S", 60.0)  # however slow the database is here
+    rate = Limits(requests_per_minute=60)
+    two = [Limiter(store, workers=2, clock=Clock()) for _ in range(2)]
+
+    async def main() -> int:
+        found = await asyncio.gather(*(two[i % 2].admitted(A, rate) for i in range(200)))
+        return found.count(None)
+
+    assert 60 <= asyncio.run(main()) <= 60 * (1 + 1 / 16) + 2
+
+
+def test_a_clock_that_was_set_back_shuts_nobody_out_for_more_than_two_minutes(store: Store) -> None:
+    clock, rate = Clock(), Limits(requests_per_minute=60)
+    limiter = Limiter(store, clock=clock)
+    assert admitted([limiter], 1, rate) == 1
+    asyncio.run(limiter.sync())
+    clock.now -= 3600
+    asyncio.run(limiter.sync())
+    assert admitted([limiter], 1, rate) == 0
+    clock.now += 120
+    assert admitted([limiter], 1, rate) == 1
+    fresh = Limiter(store, clock=clock)
+    asyncio.run(fresh.sync())
+    assert admitted([fresh], 1, rate) == 1
+
+
 def test_only_a_burst_asks_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, rate, asked, run = Clock(), Limits(requests_per_minute=600), 0, store.run
 

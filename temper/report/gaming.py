@@ -62,7 +62,9 @@ def _cell(value: str, interval: str = "") -> dict[str, str]:
 def _stage(run: Run, folder: str, found: Stage | None) -> dict[str, Any]:
     title = _title(run, folder)
     if found is None:
-        why = "Not measured: gold graded no answers of this stage's start, so the reward has no map (key reference of the stage)."
+        why = (
+            "Not measured: the stage kept no answers of its start (key reference), or gold graded none, so the reward has no map."
+        )
         return {"title": title, "figures": [], "sentences": [why], "events": []}
     events = [e for e in run.events.get(folder, []) if e.get("kind") in (*LOUD, *QUIET)]
     return {

@@ -5,6 +5,8 @@ which take as much as httpcore itself. Proxies, TLS and connections that a serve
 """
 
 import asyncio
+import select
+import socket
 import ssl
 import urllib.request
 import zlib
@@ -116,6 +118,8 @@ async def _whole(response: httpcore.Response) -> bytes:
     unzip = zlib.decompressobj(_GZIP) if packed else None
     parts, size = list[bytes](), 0
     async for part in response.aiter_stream():
+        if unzip is not None and unzip.eof:
+            raise httpcore.ReadError("the reply goes on after its end")
         parts.append(part if unzip is None else _unzipped(unzip, part))
         size += len(parts[-1])
         if size > LARGEST:
@@ -168,8 +172,21 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> object:
-        # of an idle connection: whether it is about to say that the server has closed it
-        return self._reader.at_eof() if info == "is_readable" else self._writer.get_extra_info(info)
+        if info != "is_readable":
+            return self._writer.get_extra_info(info)
+        # of an idle connection: whether it is of no more use, as the server has closed it or said what nobody asked for, which
+        # would be read as the next reply. StreamReader tells of what it holds to who waits for it alone.
+        held: bytearray = self._reader._buffer  # type: ignore[attr-defined]
+        return bool(held) or self._reader.at_eof() or _readable(self._writer.get_extra_info("socket"))
+
+
+def _readable(connection: socket.socket) -> bool:
+    """Whether there is something to read that the loop has not come to yet."""
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
@@ -190,5 +207,5 @@ def _told_as(kind: type[Exception]) -> Iterator[None]:
     """The operating system's errors, TLS's among them, as httpcore's."""
     try:
         yield
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a host that no name server can be asked for
         raise kind(str(error)) from error

@@ -149,6 +149,8 @@ class _Endpoint:
             if tried == self.retries or given_up() or found.status not in _MAY_PASS:
                 raise found
             await pause(wait + self._pause(tried))
+            if given_up():
+                raise found
         raise AssertionError("the last try returns or raises")
 
     async def _once(self, link: Link, content: bytes, tried: int) -> "tuple[Reply | _HttpError, float]":

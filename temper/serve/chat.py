@@ -259,6 +259,7 @@ class Exchange:
                 self._keep_original()
                 holder[key] = redacted(holder[key], verdict.findings)
             heard.append(verdict)
+            await asyncio.sleep(0)  # a request of many long messages does not hold up all others
             if verdict.findings:
                 place = _place(asked.body, holder, key)
                 self.findings += [finding_row(Channel.INPUT, f) | place for f in verdict.findings]
@@ -325,6 +326,9 @@ class Exchange:
         said = next((m.content for m in reversed(messages) if m.role == "user"), "")
         if last is not None and said:
             last["content"] = said
+            # an empty turn was no text to read, and one in parts was read as its parts, which are not sent any more
+            if all(holder is not last for holder, _ in self.asked.pieces):
+                self.asked.pieces.append((last, "content"))
             self.asked.messages = tuple(messages)
             self.turn = replace(self.turn, example=self.asked.example(self.id), system=self.asked.system)
 

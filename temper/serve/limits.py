@@ -15,7 +15,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, case, delete, or_, select
+from sqlalchemy import Connection, and_, case, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -70,9 +70,14 @@ class Limiter:
         """`admit`, after a look at what the other workers let through where this one let through much since the last."""
         per_minute = _own(caller, "requests_per_minute", limits.requests_per_minute)
         cost = _cost(per_minute) if per_minute else 0
-        unheard = cost + (self._mine[caller.id][2] if caller.id in self._mine else 0)
-        if cost and unheard > self._blind and not self._away and self._wait(caller.id, cost) <= 0:
-            await asyncio.wait({self._ask()}, timeout=ASK_S)
+        # who waited for the same answer as others asks again, until what they took is heard of too
+        end, asked = time.monotonic() + ASK_S, False
+        while cost and not self._away and self._wait(caller.id, cost) <= 0:
+            unheard, left = self._mine[caller.id][2] if caller.id in self._mine else 0, end - time.monotonic()
+            if cost + unheard <= self._blind or (asked and not unheard) or left <= 0:
+                break
+            await asyncio.wait({self._ask()}, timeout=left)
+            asked = True
         refused = self.admit(caller, limits)
         if refused is None and cost > self._blind:
             self._ask()  # of a key that may send little the others hear at once
@@ -181,10 +186,13 @@ class Limiter:
     def _wait(self, key: str, cost: int) -> int:
         """Microseconds until the key's minute has room for a request; at most 0 where it has."""
         now = self._now()
-        return min(max(self._whole.get(key, 0), now), now + _MINUTE + _DEBT) + cost - now - _MINUTE
+        latest = now + _MINUTE + _DEBT
+        if self._whole.get(key, 0) > latest:
+            self._whole[key] = latest
+        return max(self._whole.get(key, 0), now) + cost - now - _MINUTE
 
     def _keep(self, key: str, whole: int) -> None:
-        self._whole[key] = whole
+        self._whole[key] = min(whole, self._now() + _MINUTE + _DEBT)
         self._whole.move_to_end(key)
         if len(self._whole) > BUCKETS:
             self._whole.popitem(last=False)
@@ -212,6 +220,8 @@ def _shared(connection: Connection, today: int, now: int, mine: Mapping[str, lis
         begun = case((before < now, now), (before > latest, latest), else_=before)
         later = {"requests": begun + made.excluded.requests - now}
         connection.execute(made.on_conflict_do_update(index_elements=["key_id", "window"], set_=later), rated)
+    late = now + _MINUTE + _DEBT  # of a clock that was set back
+    connection.execute(update(spent).where(spent.c.window == RATE, spent.c.requests > late).values(requests=late))
     total = connection.execute(select(spent.c.key_id, spent.c.tokens).where(spent.c.window == day))
     whole = connection.execute(select(spent.c.key_id, spent.c.requests).where(spent.c.window == RATE, spent.c.requests > now))
     return {row.key_id: row.tokens for row in total}, {row.key_id: row.requests for row in whole}
