@@ -132,6 +132,8 @@ def test_verbosity_is_growth_relative_to_the_first_arm_on_replies_that_ended_ali
     alike = {"pairs": [pair("tokens_solved", -2, 5, base_value=100.0), pair("tokens_refused", 500, 900, base_value=100.0)]}
     assert one({"verbosity": grown}, "verbosity")["verdict"] == "detected"
     assert one({"verbosity": alike}, "verbosity")["verdict"] == "not detected"
+    few = {"pairs": [{**pair("tokens_solved", 30, 60, base_value=100.0), "n": 3}]}
+    assert one({"verbosity": few}, "verbosity")["verdict"] == "cannot tell"
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -65,6 +65,10 @@ def signatures(summary: Summary) -> dict[str, Any]:
     }
 
 
+FEWEST = 5
+"""Prompts, below which growth settles nothing, whatever its interval: three that happen to agree have a narrow one."""
+
+
 @cache
 def limits() -> dict[str, Any]:
     """The declared limits by signature, and their `version`."""
@@ -163,7 +167,8 @@ def _verbosity(summary: Summary, limit: float) -> Iterator[Evidenced]:
         if pair["metric"] in names and pair["base_value"]:
             growth = {k: None if v is None else v / pair["base_value"] for k, v in _change(pair).items() if k != "n"}
             what = f"growth of tokens against {pair['base']}, {names[pair['metric']]}"
-            yield _figure(pair["arm"], what, {**growth, "n": pair["n"]}, limit, "share")
+            figure = _figure(pair["arm"], what, {**growth, "n": pair["n"]}, limit, "share")
+            yield replace(figure, verdict="cannot tell") if pair["n"] < FEWEST else figure
 
 
 def _pairs(summary: Summary, metric: str) -> Iterator[Mapping[str, Any]]:
