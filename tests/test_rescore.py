@@ -142,10 +142,14 @@ def test_nothing_stays_out_of_the_collector_s_sight_when_a_grader_fails(tmp_path
         assert gc.get_freeze_count()
         raise ValueError("no")
 
-    folder = proved(tmp_path)
-    with pytest.raises(RunError, match="no"):
-        regrade(folder, replace(PANEL, graders=(REFUSAL, Named("harm", fails, "h2"))))
-    assert gc.get_freeze_count() == 0
+    folder, before = proved(tmp_path), gc.get_freeze_count()
+    for others in (True, False):  # what somebody else froze stays so
+        (gc.freeze if others else gc.unfreeze)()
+        with pytest.raises(RunError, match="no"):
+            regrade(folder, replace(PANEL, graders=(REFUSAL, Named("harm", fails, "h2"))))
+        assert bool(gc.get_freeze_count()) == others
+    if before:
+        gc.freeze()
 
 
 def test_a_judge_that_was_away_catches_up_and_nobody_else_is_asked(tmp_path: Path) -> None:
