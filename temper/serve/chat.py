@@ -24,7 +24,7 @@ from temper.serve import agentic, ids, lint, logs, nightly
 from temper.serve.access import RETRY_S, admit, identify
 from temper.serve.filters import format as formats
 from temper.serve.filters.language import Language, spoken
-from temper.serve.guard import Guard, redacted
+from temper.serve.guard import AT_ONCE, Guard, redacted
 from temper.serve.notice import Notice, notice
 from temper.serve.policy import Limits, Policy
 from temper.serve.protocol import (
@@ -252,14 +252,18 @@ class Exchange:
         """Every text the model will read, scanned; redactions are written into the body."""
         guard, asked = self.guard, self.asked
         heard: list[Verdict] = []
+        read = 0
         for holder, key in asked.pieces:
+            if read > AT_ONCE:  # many messages that are each read at once hold up the others together
+                await asyncio.sleep(0)
+                read = 0
+            read += len(holder[key])
             view = View(Channel.INPUT, holder[key], self.turn, role=_role(holder))
             verdict = await guard.judge(view, pool=self.gateway.pool)
             if _redacts(verdict) and verdict.action is not Action.BLOCK:  # a person may let through what is held
                 self._keep_original()
                 holder[key] = redacted(holder[key], verdict.findings)
             heard.append(verdict)
-            await asyncio.sleep(0)  # a request of many long messages does not hold up all others
             if verdict.findings:
                 place = _place(asked.body, holder, key)
                 self.findings += [finding_row(Channel.INPUT, f) | place for f in verdict.findings]

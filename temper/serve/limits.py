@@ -192,7 +192,7 @@ class Limiter:
         return max(self._whole.get(key, 0), now) + cost - now - _MINUTE
 
     def _keep(self, key: str, whole: int) -> None:
-        self._whole[key] = min(whole, self._now() + _MINUTE + _DEBT)
+        self._whole[key] = whole
         self._whole.move_to_end(key)
         if len(self._whole) > BUCKETS:
             self._whole.popitem(last=False)
@@ -216,8 +216,7 @@ def _shared(connection: Connection, today: int, now: int, mine: Mapping[str, lis
         rows = [{"key_id": k, "window": day, "requests": r, "tokens": t} for k, (r, t, _) in sorted(mine.items())]
         connection.execute(made.on_conflict_do_update(index_elements=["key_id", "window"], set_=added), rows)
     if rated := [{"key_id": k, "window": RATE, "requests": now + us, "tokens": 0} for k, (*_, us) in sorted(mine.items()) if us]:
-        before, latest = spent.c.requests, now + _MINUTE + _DEBT
-        begun = case((before < now, now), (before > latest, latest), else_=before)
+        begun = case((spent.c.requests < now, now), else_=spent.c.requests)
         later = {"requests": begun + made.excluded.requests - now}
         connection.execute(made.on_conflict_do_update(index_elements=["key_id", "window"], set_=later), rated)
     late = now + _MINUTE + _DEBT  # of a clock that was set back
